@@ -1,0 +1,585 @@
+//! Harvest, reset, publish: the one way in which the rings of a VM give up their pages.
+//!
+//! A page's contents may be read only after the *reset* that follows its harvest, or a write in
+//! between is lost: until then KVM has the page writable and logs nothing (api.rst 8.29). So
+//! harvested pages stay inside the [`Collector`]; the only door is [`Collector::reset`], which
+//! gives a [`Publishable`] once KVM has reset everything that was ever harvested:
+//!
+//! ```compile_fail
+//! # use dirty_ring_core::collector::{Backend, Collector};
+//! fn publish_before_reset<B: Backend>(mut collector: Collector<B>) {
+//!     collector.harvest(0, true);
+//!     collector.publish(); // no such method: it is `Publishable` that has it
+//! }
+//! ```
+//!
+//! Reset and publish have to happen under the same lock as well. `KVM_RESET_DIRTY_RINGS` flushes
+//! the TLBs *after* it has let go of the VM's slots lock (virt/kvm/kvm_main.c,
+//! `kvm_vm_ioctl_reset_dirty_pages`), so a second reset may return while the first one's flush is
+//! still to come, and a vCPU may still write through a stale translation to a page that the second
+//! caller takes for protected. [`Handoff`](crate::handoff::Handoff) provides that lock.
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::entry::{DirtyGfn, EntryMemory};
+use crate::ring::Ring;
+
+/// Harvested pages that a collector holds at most until their reset, in pages (64 KiB of memory).
+/// A full ring of QEMU's and our default size fits; a larger one takes several resets.
+pub const DEFAULT_BATCH: usize = 4096;
+
+/// Resets in a row that may reset nothing, although entries wait for it, before
+/// [`CollectError::Stalled`].
+pub const STALLED_RESETS: u32 = 1000;
+
+/// Resets in a row without progress after which a caller that has something better to do leaves
+/// the deficit to the next one.
+const PATIENCE_RESETS: u32 = 4;
+
+/// The rings of one VM and what can be done to them.
+///
+/// # What an implementer MUST give
+///
+/// * [`rings`](Self::rings) and [`rings_mut`](Self::rings_mut) are the same slice; a ring's index
+///   is its vCPU's index and stays the same while it is there.
+/// * [`reset`](Self::reset) resets harvested entries of all the rings and returns how many.
+///   It may return fewer than there are, even 0, when it was interrupted; it MUST NOT count an
+///   entry that was not harvested through these rings.
+/// * When `reset` returns, writes to the pages that it counted are logged again, for every vCPU.
+/// * [`publish`](Self::publish) MUST take every page that it is given: nobody will offer it again.
+pub trait Backend {
+    /// The memory of a ring.
+    type Memory: EntryMemory;
+    /// What a reset may fail with.
+    type Error;
+
+    /// The rings.
+    fn rings(&self) -> &[Ring<Self::Memory>];
+    /// The rings, to harvest them.
+    fn rings_mut(&mut self) -> &mut [Ring<Self::Memory>];
+    /// Does `gfn` name a page of the registered memory?
+    fn is_registered(&self, gfn: &DirtyGfn) -> bool;
+    /// Is told of an entry of ring `ring` that [`is_registered`](Self::is_registered) refused.
+    fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
+        let _ = (ring, gfn);
+    }
+    /// Lets KVM reset the harvested entries; returns how many it did.
+    ///
+    /// # Errors
+    /// The backend's own. Nothing is lost: the pages stay with the collector.
+    fn reset(&mut self) -> Result<u32, Self::Error>;
+    /// Hands out pages whose reset is done.
+    fn publish(&mut self, pages: &[DirtyGfn]);
+}
+
+/// Why a collector can't go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CollectError<E> {
+    /// The backend's reset failed.
+    Reset(E),
+    /// KVM reset more entries than were harvested: somebody else harvests these rings.
+    ForeignReset {
+        /// Entries that KVM reset.
+        reset: u32,
+        /// Entries that were waiting for it.
+        outstanding: u64,
+    },
+    /// KVM resets nothing any more although entries wait for it.
+    Stalled {
+        /// Entries waiting.
+        outstanding: u64,
+    },
+    /// A vCPU leaves with ring-full for ever and there is nothing to harvest or to reset: KVM's
+    /// indices have passed the entries.
+    Overrun {
+        /// The vCPU's index.
+        ring: usize,
+    },
+    /// There is no ring of that index.
+    NoSuchRing {
+        /// The index asked for.
+        ring: usize,
+        /// How many rings there are.
+        rings: usize,
+    },
+}
+
+impl<E: fmt::Display> fmt::Display for CollectError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset(error) => write!(f, "resetting the dirty rings failed: {error}"),
+            Self::ForeignReset { reset, outstanding } => write!(
+                f,
+                "KVM reset {reset} ring entries but only {outstanding} were harvested: somebody \
+                 else harvests this VM's dirty rings, stop them"
+            ),
+            Self::Stalled { outstanding } => write!(
+                f,
+                "KVM resets no ring entries any more although {outstanding} wait for it: \
+                 stop the VM, its dirty log can't be trusted"
+            ),
+            Self::Overrun { ring } => write!(
+                f,
+                "the dirty ring of vCPU {ring} has overrun: it is full, yet holds nothing to \
+                 harvest or to reset; stop the VM, pages are lost (use a larger ring, or guest \
+                 code that this host does not emulate in batches)"
+            ),
+            Self::NoSuchRing { ring, rings } => {
+                write!(f, "there is no dirty ring {ring}: this VM has {rings}")
+            }
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for CollectError<E> {}
+
+/// What a pass of the reaper found so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassTally {
+    /// Entries that the reaper harvested in this pass, all rings.
+    pub harvested: u64,
+    /// Entries that the ring-full path took since the last pass, all rings.
+    pub ring_full_harvested: u64,
+    /// The largest share of one ring in the two figures above, in entries.
+    pub fullest: u32,
+}
+
+/// The answer to [`Collector::harvest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Harvested {
+    /// Entries taken by this call.
+    pub entries: u32,
+    /// The batch is full: reset, publish and harvest again, the pass isn't over.
+    pub more: bool,
+    /// The pass so far.
+    pub tally: PassTally,
+}
+
+/// The answer to [`Collector::reset`].
+#[must_use]
+pub enum Reset<'c, B, const BATCH: usize> {
+    /// Everything harvested is reset; the pages may go out.
+    Settled(Publishable<'c, B, BATCH>),
+    /// KVM came back early. Call again; nothing is lost.
+    Short {
+        /// Entries that it did reset.
+        entries: u32,
+        /// Entries that still wait.
+        outstanding: u64,
+    },
+}
+
+/// The right to publish: proof that every page in the batch has been reset since its harvest.
+///
+/// Dropping it loses nothing: the pages go out with the next one.
+#[must_use = "the harvested pages reach the consumer only through publish()"]
+pub struct Publishable<'c, B, const BATCH: usize> {
+    collector: &'c mut Collector<B, BATCH>,
+    entries: u32,
+}
+
+impl<B: Backend, const BATCH: usize> Publishable<'_, B, BATCH> {
+    /// Entries that the last reset did.
+    pub const fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Hands the pages to [`Backend::publish`]; returns how many.
+    pub fn publish(self) -> usize {
+        let pages = self.collector.batch.len();
+        if pages != 0 {
+            self.collector.backend.publish(&self.collector.batch);
+            self.collector.batch.clear();
+        }
+        pages
+    }
+}
+
+/// How a vCPU deals with its full ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingFullMode {
+    /// Harvest and reset at most so many entries of the own ring, kick the reaper for the rest.
+    Chunk(u32),
+    /// Harvest and reset the whole of all rings, as QEMU does.
+    Whole,
+}
+
+/// Entries that a vCPU takes from its full ring in the chunked mode, by default.
+pub const DEFAULT_CHUNK: u32 = 256;
+
+impl Default for RingFullMode {
+    fn default() -> Self {
+        Self::Chunk(DEFAULT_CHUNK)
+    }
+}
+
+/// What a vCPU's ring-full exit did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingFullReport {
+    /// Entries harvested, of all the rings that it looked at.
+    pub harvested: u32,
+    /// Everything harvested so far is reset and published. `false` where signals kept KVM from
+    /// it: the deficit is carried, the vCPU may try to go on.
+    pub settled: bool,
+}
+
+/// Totals over all rings since the collector was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Entries harvested by the reaper.
+    pub reaper_harvested: u64,
+    /// Entries harvested by vCPUs on ring-full.
+    pub ring_full_harvested: u64,
+    /// Calls of the backend's reset.
+    pub resets: u64,
+    /// Of those, the ones that came back short.
+    pub short_resets: u64,
+    /// Entries reset.
+    pub entries_reset: u64,
+    /// Pages published.
+    pub published: u64,
+}
+
+/// Collects dirty pages from all the rings of one VM.
+#[derive(Debug)]
+pub struct Collector<B, const BATCH: usize = DEFAULT_BATCH> {
+    backend: B,
+    batch: Vec<DirtyGfn, BATCH>,
+    /// Entries harvested and not yet reset, bad ones included.
+    outstanding: u64,
+    /// Resets in a row that did nothing although entries waited.
+    barren_resets: u32,
+    totals: Totals,
+    pass: PassTally,
+    /// The ring where the present pass goes on, and what it may still take from it.
+    cursor: PassCursor,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PassCursor {
+    ring: usize,
+    /// `None`: the ring wasn't begun.
+    left: Option<u32>,
+}
+
+impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
+    /// A collector of the rings of `backend`.
+    pub const fn new(backend: B) -> Self {
+        const { assert!(BATCH > 0, "a batch of no pages would never end a pass") };
+        Self {
+            backend,
+            batch: Vec::new(),
+            outstanding: 0,
+            barren_resets: 0,
+            totals: Totals {
+                reaper_harvested: 0,
+                ring_full_harvested: 0,
+                resets: 0,
+                short_resets: 0,
+                entries_reset: 0,
+                published: 0,
+            },
+            pass: PassTally {
+                harvested: 0,
+                ring_full_harvested: 0,
+                fullest: 0,
+            },
+            cursor: PassCursor {
+                ring: 0,
+                left: None,
+            },
+        }
+    }
+
+    /// The backend.
+    pub const fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The backend, to add a ring or to change slots. Settle first (see
+    /// [`drain`](Self::drain)) where a slot goes away.
+    pub const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// Takes the collector apart. Pages that were not published are lost with it.
+    pub fn into_backend(self) -> B {
+        self.backend
+    }
+
+    /// Totals so far.
+    pub const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Entries harvested and not yet reset: the deficit that the next reset has to make up for.
+    pub const fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// Harvests for the reaper: all rings, each at most once over, as far as the batch has room.
+    ///
+    /// `begin` starts a new pass; without it the pass goes on where the batch was full. A pass
+    /// takes no more from a ring than its size, so a guest that is faster than the reaper can't
+    /// keep it for ever.
+    pub fn harvest(&mut self, now_us: u64, begin: bool) -> Harvested {
+        if begin {
+            self.begin_pass();
+        }
+        let mut entries = 0u32;
+        let mut more = false;
+        while let Some(ring) = self.backend.rings().get(self.cursor.ring) {
+            let left = self.cursor.left.unwrap_or(ring.size().entries());
+            let first = self.cursor.left.is_none();
+            let room = self.room();
+            let taken = self.harvest_ring(self.cursor.ring, left.min(room));
+            if let Some(ring) = self.backend.rings_mut().get_mut(self.cursor.ring) {
+                let share = ring.note_taken_in_pass(now_us, taken, first);
+                self.pass.fullest = self.pass.fullest.max(share);
+            }
+            self.pass.harvested = self.pass.harvested.saturating_add(taken.into());
+            entries = entries.saturating_add(taken);
+            if taken == room && taken < left {
+                // The batch is full and there may be more behind it.
+                self.cursor.left = Some(left.saturating_sub(taken));
+                more = true;
+                break;
+            }
+            self.cursor = PassCursor {
+                ring: self.cursor.ring.saturating_add(1),
+                left: None,
+            };
+        }
+        self.totals.reaper_harvested = self.totals.reaper_harvested.saturating_add(entries.into());
+        Harvested {
+            entries,
+            more,
+            tally: self.pass,
+        }
+    }
+
+    /// Lets the backend reset what was harvested. Once nothing is left to reset, the pages may go
+    /// out.
+    ///
+    /// # Errors
+    /// The backend's, or a count that can't be: see [`CollectError`]. The pages stay here.
+    pub fn reset(&mut self) -> Result<Reset<'_, B, BATCH>, CollectError<B::Error>> {
+        let mut entries = 0;
+        if self.outstanding != 0 {
+            entries = self.backend.reset().map_err(CollectError::Reset)?;
+            self.totals.resets = self.totals.resets.saturating_add(1);
+            self.totals.entries_reset = self.totals.entries_reset.saturating_add(entries.into());
+            let Some(outstanding) = self.outstanding.checked_sub(entries.into()) else {
+                return Err(CollectError::ForeignReset {
+                    reset: entries,
+                    outstanding: self.outstanding,
+                });
+            };
+            self.outstanding = outstanding;
+            if entries != 0 {
+                self.barren_resets = 0;
+            }
+        }
+        if self.outstanding == 0 {
+            return Ok(Reset::Settled(Publishable {
+                collector: self,
+                entries,
+            }));
+        }
+        self.totals.short_resets = self.totals.short_resets.saturating_add(1);
+        if entries == 0 {
+            self.barren_resets = self.barren_resets.saturating_add(1);
+            if self.barren_resets >= STALLED_RESETS {
+                return Err(CollectError::Stalled {
+                    outstanding: self.outstanding,
+                });
+            }
+        }
+        Ok(Reset::Short {
+            entries,
+            outstanding: self.outstanding,
+        })
+    }
+
+    /// Resets until everything is reset and published, or until KVM makes no progress for a few
+    /// calls (a signal is pending on this thread). Returns the entries reset and whether all is
+    /// settled.
+    ///
+    /// # Errors
+    /// Those of [`reset`](Self::reset).
+    pub fn settle(&mut self) -> Result<(u64, bool), CollectError<B::Error>> {
+        let mut total = 0u64;
+        let mut barren = 0u32;
+        while barren < PATIENCE_RESETS {
+            let entries = match self.reset()? {
+                Reset::Settled(publishable) => {
+                    let entries = publishable.entries();
+                    let published = publishable.publish();
+                    self.totals.published = self.totals.published.saturating_add(published as u64);
+                    return Ok((total.saturating_add(entries.into()), true));
+                }
+                Reset::Short { entries, .. } => entries,
+            };
+            total = total.saturating_add(entries.into());
+            barren = if entries == 0 {
+                barren.saturating_add(1)
+            } else {
+                0
+            };
+        }
+        Ok((total, false))
+    }
+
+    /// Harvests, resets and publishes everything in all rings: before a memory slot changes, or
+    /// when the dirty log ends. Returns whether all is settled.
+    ///
+    /// # Errors
+    /// Those of [`reset`](Self::reset).
+    pub fn drain(&mut self, now_us: u64) -> Result<bool, CollectError<B::Error>> {
+        let mut harvested = self.harvest(now_us, true);
+        loop {
+            let (_, settled) = self.settle()?;
+            if !settled || !harvested.more {
+                return Ok(settled);
+            }
+            harvested = self.harvest(now_us, false);
+        }
+    }
+
+    /// What a vCPU does that left guest mode on ring-full: harvest as `mode` says, reset, publish.
+    ///
+    /// # Errors
+    /// Those of [`reset`](Self::reset), an index without a ring, or [`CollectError::Overrun`].
+    pub fn ring_full(
+        &mut self,
+        ring: usize,
+        mode: RingFullMode,
+        now_us: u64,
+    ) -> Result<RingFullReport, CollectError<B::Error>> {
+        let rings = self.backend.rings().len();
+        let Some(own) = self.backend.rings_mut().get_mut(ring) else {
+            return Err(CollectError::NoSuchRing { ring, rings });
+        };
+        own.note_ring_full();
+        own.note_occupancy(own.occupancy());
+        let (range, limit) = match mode {
+            RingFullMode::Chunk(entries) => (ring..ring.saturating_add(1), entries.max(1)),
+            RingFullMode::Whole => (0..rings, u32::MAX),
+        };
+        let mut harvested = 0u32;
+        let mut reset = 0u64;
+        for ring in range {
+            let (taken, entries) = self.take_at_ring_full(ring, limit, now_us)?;
+            harvested = harvested.saturating_add(taken);
+            reset = reset.saturating_add(entries);
+        }
+        let (entries, settled) = self.settle()?;
+        let fruitless = settled && harvested == 0 && reset.saturating_add(entries) == 0;
+        if fruitless
+            && let Some(own) = self.backend.rings_mut().get_mut(ring)
+            && own.note_fruitless_exit()
+        {
+            return Err(CollectError::Overrun { ring });
+        }
+        Ok(RingFullReport { harvested, settled })
+    }
+
+    /// Takes at most `limit` entries of one ring for the ring-full path. Settles where the batch
+    /// is full on the way, and not at the end. Returns entries harvested and entries reset.
+    fn take_at_ring_full(
+        &mut self,
+        ring: usize,
+        limit: u32,
+        now_us: u64,
+    ) -> Result<(u32, u64), CollectError<B::Error>> {
+        let size = self
+            .backend
+            .rings()
+            .get(ring)
+            .map(|ring| ring.size().entries());
+        let limit = limit.min(size.unwrap_or(0));
+        let mut harvested = 0u32;
+        let mut reset = 0u64;
+        loop {
+            let room = self.room();
+            let left = limit.saturating_sub(harvested);
+            let taken = self.harvest_ring(ring, left);
+            if let Some(own) = self.backend.rings_mut().get_mut(ring) {
+                own.note_taken_at_ring_full(now_us, taken, harvested == 0);
+            }
+            self.totals.ring_full_harvested =
+                self.totals.ring_full_harvested.saturating_add(taken.into());
+            harvested = harvested.saturating_add(taken);
+            let batch_is_full = taken == room && taken < left;
+            if !batch_is_full {
+                return Ok((harvested, reset));
+            }
+            let (entries, settled) = self.settle()?;
+            reset = reset.saturating_add(entries);
+            if !settled {
+                return Ok((harvested, reset));
+            }
+        }
+    }
+
+    fn begin_pass(&mut self) {
+        self.cursor = PassCursor::default();
+        self.pass = PassTally::default();
+        for ring in self.backend.rings_mut() {
+            let taken = ring.begin_pass();
+            self.pass.ring_full_harvested =
+                self.pass.ring_full_harvested.saturating_add(taken.into());
+            self.pass.fullest = self.pass.fullest.max(taken);
+        }
+    }
+
+    /// Pages that the batch still has room for.
+    fn room(&self) -> u32 {
+        u32::try_from(BATCH.saturating_sub(self.batch.len())).unwrap_or(u32::MAX)
+    }
+
+    /// Harvests at most `limit` entries of `ring` into the batch, refuses those that name no
+    /// registered page, and returns how many it took, the refused included.
+    fn harvest_ring(&mut self, ring: usize, limit: u32) -> u32 {
+        let limit = limit.min(self.room());
+        let begin = self.batch.len();
+        let Some(source) = self.backend.rings_mut().get_mut(ring) else {
+            return 0;
+        };
+        let batch = &mut self.batch;
+        let taken = source.harvest(limit, |gfn| {
+            // There is room: `limit` saw to that.
+            let _ = batch.push(gfn);
+        });
+        self.outstanding = self.outstanding.saturating_add(taken.into());
+        self.refuse_unregistered(ring, begin);
+        taken
+    }
+
+    /// Takes the entries from `begin` on out of the batch that name no registered page.
+    fn refuse_unregistered(&mut self, ring: usize, begin: usize) {
+        let mut kept = begin;
+        for at in begin..self.batch.len() {
+            let Some(&gfn) = self.batch.get(at) else {
+                break;
+            };
+            if !self.backend.is_registered(&gfn) {
+                self.backend.reject(ring, &gfn);
+                if let Some(source) = self.backend.rings_mut().get_mut(ring) {
+                    source.note_bad_entry();
+                }
+                continue;
+            }
+            if let Some(place) = self.batch.get_mut(kept) {
+                *place = gfn;
+            }
+            kept = kept.saturating_add(1);
+        }
+        self.batch.truncate(kept);
+    }
+}

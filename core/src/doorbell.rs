@@ -1,0 +1,104 @@
+//! The doorbell: how other threads wake the reaper, and stop it.
+
+use bitflags::bitflags;
+
+use crate::counter::{EventCounter, Watermark};
+use crate::sync::{Park, Parked, SharedWord};
+
+bitflags! {
+    /// Why the reaper woke. Several causes may come together; none is dropped.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Wakes: u8 {
+        /// The wait was over.
+        const TIMER = 1 << 0;
+        /// Somebody asked for a reap now.
+        const KICK = 1 << 1;
+        /// A vCPU left guest mode on a full ring and left the rest of the work to the reaper.
+        const RING_FULL = 1 << 2;
+        /// The reaper has to drain the rings once more and end.
+        const STOP = 1 << 3;
+    }
+}
+
+/// Wakes one sleeping reaper. Every ring is counted, so none is lost, and any number of them
+/// before the reaper looks make one wake-up.
+#[derive(Debug)]
+pub struct Doorbell<W, P> {
+    kicks: EventCounter<W>,
+    ring_fulls: EventCounter<W>,
+    stops: EventCounter<W>,
+    park: P,
+}
+
+/// How far the one sleeper of a [`Doorbell`] has seen it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    kicks: Watermark,
+    ring_fulls: Watermark,
+    kicks_total: u64,
+}
+
+impl Seen {
+    /// Kicks seen so far, those that made one wake-up together counted one by one.
+    pub const fn kicks(&self) -> u64 {
+        self.kicks_total
+    }
+}
+
+impl<W: SharedWord, P: Park> Doorbell<W, P> {
+    /// A doorbell that nobody rang, for a sleeper at `park`.
+    pub fn new(park: P) -> Self {
+        Self {
+            kicks: EventCounter::new(),
+            ring_fulls: EventCounter::new(),
+            stops: EventCounter::new(),
+            park,
+        }
+    }
+
+    /// Asks for a reap now. Harmless after a stop.
+    pub fn kick(&self) {
+        self.ring(&self.kicks);
+    }
+
+    /// Hands the rest of a full ring to the reaper.
+    pub fn ring_full(&self) {
+        self.ring(&self.ring_fulls);
+    }
+
+    /// Asks the reaper to drain the rings and end. For good: there is no way back.
+    pub fn stop(&self) {
+        self.ring(&self.stops);
+    }
+
+    fn ring(&self, cause: &EventCounter<W>) {
+        cause.add(1);
+        // After the count: a sleeper that is woken by this finds it.
+        self.park.unpark();
+    }
+
+    /// What rang since the last look, without waiting. [`STOP`](Wakes::STOP) stays set.
+    pub fn poll(&self, seen: &mut Seen) -> Wakes {
+        let kicks = seen.kicks.advance(self.kicks.load());
+        seen.kicks_total = seen.kicks_total.saturating_add(kicks.into());
+        let ring_fulls = seen.ring_fulls.advance(self.ring_fulls.load());
+        let mut wakes = Wakes::empty();
+        wakes.set(Wakes::KICK, kicks != 0);
+        wakes.set(Wakes::RING_FULL, ring_fulls != 0);
+        wakes.set(Wakes::STOP, self.stops.load() != 0);
+        wakes
+    }
+
+    /// Sleeps until somebody rings or `deadline_us` passes, and says which: both, if both.
+    pub fn wait(&self, seen: &mut Seen, deadline_us: u64) -> Wakes {
+        loop {
+            let wakes = self.poll(seen);
+            if !wakes.is_empty() {
+                return wakes;
+            }
+            if self.park.park_until(deadline_us) == Parked::TimedOut {
+                return Wakes::TIMER | self.poll(seen);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The primitives that the shared types are built on, as traits.
+//!
+//! The shared types ([`EventCounter`](crate::counter::EventCounter),
+//! [`Doorbell`](crate::doorbell::Doorbell), [`Handoff`](crate::handoff::Handoff)) are written once
+//! over these traits. A backend gives them the machine's atomics and its standard library's lock;
+//! a model checker gives them its own, or weakened ones to see the model fail. No `cfg` decides
+//! which: both instances live in one build.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// A shared 32-bit word.
+///
+/// 32 bits because firmware targets have no wider atomics; every counter here is read as a
+/// wrapping difference.
+pub trait SharedWord {
+    /// A word that holds `value`.
+    fn new(value: u32) -> Self;
+    /// Loads the word. MUST be an acquire load.
+    fn load(&self) -> u32;
+    /// Adds to the word, wrapping around. MUST be one atomic read-modify-write with release
+    /// ordering.
+    fn add(&self, amount: u32);
+}
+
+impl SharedWord for AtomicU32 {
+    fn new(value: u32) -> Self {
+        AtomicU32::new(value)
+    }
+
+    fn load(&self) -> u32 {
+        AtomicU32::load(self, Ordering::Acquire)
+    }
+
+    fn add(&self, amount: u32) {
+        self.fetch_add(amount, Ordering::Release);
+    }
+}
+
+/// Mutual exclusion around a value.
+pub trait Lock {
+    /// What the lock guards.
+    type Guarded;
+    /// Runs `critical` with the value. MUST keep any other call out meanwhile, and what one call
+    /// wrote MUST be visible to the next. A call from inside `critical` may deadlock.
+    fn with<R>(&self, critical: impl FnOnce(&mut Self::Guarded) -> R) -> R;
+}
+
+/// What ended a [`Park::park_until`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parked {
+    /// Somebody called [`Park::unpark`], or for no reason at all.
+    Woken,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// A place where one thread sleeps.
+pub trait Park {
+    /// Sleeps until `deadline_us` on the caller's clock or until [`unpark`](Self::unpark),
+    /// whichever comes first. An `unpark` since the last return MUST end the sleep at once (a
+    /// token, as in `std::thread::park`), or a wake-up is lost. May return early for no reason.
+    fn park_until(&self, deadline_us: u64) -> Parked;
+    /// Ends the sleep, or the next one.
+    fn unpark(&self);
+}
