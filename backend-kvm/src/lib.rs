@@ -1,1 +1,67 @@
-//! stub
+//! KVM dirty rings: negotiation, mmapped rings, the reaper thread and the vCPU's side.
+//!
+//! What a VMM does, in order:
+//!
+//! 1. [`Support::probe`] and [`Support::enable`], before the first vCPU exists;
+//! 2. [`ReaperBuilder`]: give it the memory slots, the vCPUs and a [`PageSink`], start it;
+//! 3. on `KVM_EXIT_DIRTY_RING_FULL` ([`EXIT_DIRTY_RING_FULL`]) call
+//!    [`VcpuHandle::on_ring_full`] on the vCPU's thread;
+//! 4. [`ReaperHandle::kick`], [`flush`](ReaperHandle::flush), [`stats`](ReaperHandle::stats) at
+//!    any time; [`stop`](ReaperHandle::stop) drains the rings once more and ends.
+//!
+//! ```no_run
+//! use dirty_ring_core::controller::Policy;
+//! use dirty_ring_kvm::{BitmapSink, EXIT_DIRTY_RING_FULL, MemorySlot, ReaperBuilder, Support};
+//! use kvm_ioctls::{Kvm, VcpuExit};
+//! use vm_memory::{GuestAddress, GuestMemoryMmap, bitmap::AtomicBitmap};
+//!
+//! # fn embed(memory: GuestMemoryMmap<AtomicBitmap>) -> Result<(), Box<dyn std::error::Error>> {
+//! let kvm = Kvm::new()?;
+//! let vm = kvm.create_vm()?;
+//! let size = Support::probe(&kvm)?.enable(&vm, 4096)?;
+//! // ... KVM_SET_USER_MEMORY_REGION with KVM_MEM_LOG_DIRTY_PAGES ...
+//! let mut vcpu = vm.create_vcpu(0)?;
+//!
+//! let reaper = ReaperBuilder::new(&vm, size, BitmapSink::new(memory))?
+//!     .slot(MemorySlot::new(0, GuestAddress(0), 1 << 18))?
+//!     .vcpu(&vcpu)?
+//!     .start(Policy::ladder(size))?;
+//! let ring = reaper.vcpu(0)?;
+//! std::thread::spawn(move || loop {
+//!     match vcpu.run().expect("KVM_RUN") {
+//!         VcpuExit::Unsupported(EXIT_DIRTY_RING_FULL) => {
+//!             ring.on_ring_full().expect("the dirty ring is sound");
+//!         }
+//!         _ => { /* the VMM's other exits */ }
+//!     }
+//! });
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Pages appear in the sink only after the reset that follows their harvest; writes that the VMM
+//! itself makes to guest memory never reach a ring and must be OR-ed in (vm-memory does so by
+//! itself when it writes through regions with a bitmap).
+
+#[cfg(target_arch = "x86_64")]
+pub mod guest;
+
+mod error;
+mod handles;
+mod host;
+mod mapping;
+mod reaper;
+mod rings;
+mod sink;
+mod stats;
+mod support;
+mod sys;
+
+pub use error::Error;
+pub use handles::{MemoryUpdate, ReaperHandle, Stopped, VcpuHandle};
+pub use mapping::MappedRing;
+pub use reaper::ReaperBuilder;
+pub use rings::{KvmRings, MAX_SLOTS, MemorySlot};
+pub use sink::{BitmapSink, PageSink, SinkError};
+pub use stats::{ReaperStats, VcpuStats};
+pub use support::{EXIT_DIRTY_RING_FULL, Flavour, Support};

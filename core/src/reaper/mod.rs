@@ -14,10 +14,12 @@
 //! reports with the method that fits. The machine is never wrong to call: a report that doesn't
 //! fit the state changes nothing and gets the current action again.
 
+mod events;
 mod history;
 #[cfg(test)]
 mod tests;
 
+pub use events::{Events, NoEvents};
 pub use history::{DEFAULT_HISTORY, Step};
 
 use heapless::HistoryBuf;

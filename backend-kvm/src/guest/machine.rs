@@ -1,0 +1,185 @@
+//! The guest as a whole: its VM, its memory and its slots.
+
+use std::sync::Arc;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES};
+use kvm_ioctls::{Kvm, VmFd};
+use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+
+use super::code::CODE;
+use super::error::GuestError;
+use super::layout::{GuestConfig, GuestLayout, GuestSlot};
+use super::params::VcpuParams;
+use super::sys;
+use super::tables::write_page_tables;
+use super::vcpu::{GuestVcpu, StartAddresses};
+
+/// The guest's memory, with a bitmap per region for writes that the VMM itself makes.
+pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+
+/// A VM with the test guest loaded.
+#[derive(Debug)]
+pub struct Guest {
+    // Dropped before the memory that it points to.
+    vm: Arc<VmFd>,
+    layout: GuestLayout,
+    cpuid: CpuId,
+    params: Vec<VcpuParams>,
+    ram: GuestRam,
+}
+
+impl Guest {
+    /// Makes a VM with the guest's memory and code, and no vCPUs yet.
+    ///
+    /// All memory is resident afterwards. Logging is off.
+    ///
+    /// # Errors
+    ///
+    /// If `config` is out of range, memory is short, or KVM refuses the VM or a slot.
+    pub fn new(kvm: &Kvm, config: GuestConfig) -> Result<Self, GuestError> {
+        let layout = GuestLayout::new(config)?;
+        let ram = allocate(&layout)?;
+        write_page_tables(&layout, &ram)?;
+        ram.write_slice(&CODE, GuestAddress(layout.code_address()))
+            .map_err(GuestError::memory("load the guest's code"))?;
+
+        let vm = kvm
+            .create_vm()
+            .map_err(GuestError::kvm("create the guest's VM"))?;
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(GuestError::kvm("list the supported CPUID leaves"))?;
+        let params = (0..config.vcpus)
+            .map(|vcpu| VcpuParams::new(&layout, &ram, vcpu))
+            .collect();
+        let guest = Self {
+            vm: Arc::new(vm),
+            layout,
+            cpuid,
+            params,
+            ram,
+        };
+        guest.set_slot(&guest.layout.system_slot(), 0)?;
+        guest.set_logging(false)?;
+        Ok(guest)
+    }
+
+    /// The VM. Enable its dirty rings before [`create_vcpus`](Self::create_vcpus).
+    ///
+    /// A vCPU that is made through it directly must not run after the guest and its vCPUs are
+    /// gone, because their memory is gone then.
+    #[must_use]
+    pub const fn vm(&self) -> &Arc<VmFd> {
+        &self.vm
+    }
+
+    /// The guest's memory; clones share it.
+    #[must_use]
+    pub const fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Where everything lies in guest physical memory.
+    #[must_use]
+    pub const fn layout(&self) -> &GuestLayout {
+        &self.layout
+    }
+
+    /// The slots that hold data: those that [`set_logging`](Self::set_logging) logs.
+    #[must_use]
+    pub fn data_slots(&self) -> &[GuestSlot] {
+        self.layout.data_slots()
+    }
+
+    /// Sets what the vCPUs do, by vCPU index.
+    #[must_use]
+    pub fn params(&self) -> &[VcpuParams] {
+        &self.params
+    }
+
+    /// Switches dirty logging of all data slots on or off, also while the guest runs.
+    ///
+    /// A dirty ring must have been reaped and reset before a slot changes (api.rst 8.29), or its
+    /// entries name pages that are logged no more.
+    ///
+    /// # Errors
+    ///
+    /// Names the slot that KVM refused to change; the slots before it are changed.
+    pub fn set_logging(&self, on: bool) -> Result<(), GuestError> {
+        let flags = if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        self.data_slots()
+            .iter()
+            .try_for_each(|slot| self.set_slot(slot, flags))
+    }
+
+    /// Makes all vCPUs. They idle until their [`params`](Self::params) are set, and can be made
+    /// only once.
+    ///
+    /// # Errors
+    ///
+    /// If KVM refuses a vCPU or its state, and on a second call.
+    pub fn create_vcpus(&self) -> Result<Vec<GuestVcpu>, GuestError> {
+        self.params
+            .iter()
+            .enumerate()
+            .map(|(index, params)| {
+                let fd = self
+                    .vm
+                    .create_vcpu(index as u64)
+                    .map_err(GuestError::kvm(format!("create vCPU {index}")))?;
+                let start = StartAddresses {
+                    pml4: self.layout.pml4_address(),
+                    code: self.layout.code_address(),
+                    params: self.layout.params_address(index),
+                };
+                GuestVcpu::new(
+                    index,
+                    fd,
+                    &self.cpuid,
+                    start,
+                    params.clone(),
+                    self.ram.clone(),
+                )
+            })
+            .collect()
+    }
+
+    fn set_slot(&self, slot: &GuestSlot, flags: u32) -> Result<(), GuestError> {
+        let region = self
+            .ram
+            .find_region(GuestAddress(slot.guest_address))
+            .ok_or(vm_memory::GuestMemoryError::InvalidGuestAddress(
+                GuestAddress(slot.guest_address),
+            ))
+            .map_err(GuestError::memory("find the memory of a slot"))?;
+        sys::set_memory_slot(&self.vm, slot, region, flags)
+            .map_err(GuestError::kvm(format!("set memory slot {}", slot.id)))
+    }
+}
+
+/// Maps one region per slot, resident from the start so that no host fault disturbs a measurement.
+fn allocate(layout: &GuestLayout) -> Result<GuestRam, GuestError> {
+    let slots = [layout.system_slot()];
+    let regions = slots
+        .iter()
+        .chain(layout.data_slots())
+        .map(allocate_slot)
+        .collect::<Result<Vec<_>, _>>()?;
+    GuestRam::from_regions(regions).map_err(GuestError::memory("put the guest's memory together"))
+}
+
+/// Maps the backing of one slot.
+pub(super) fn allocate_slot(slot: &GuestSlot) -> Result<GuestRegionMmap<AtomicBitmap>, GuestError> {
+    let bytes = slot.bytes() as usize;
+    let mapping = MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE)
+        .build()
+        .map_err(GuestError::memory("allocate the guest's memory"))?;
+    let address = GuestAddress(slot.guest_address);
+    GuestRegionMmap::new(mapping, address)
+        .ok_or(vm_memory::GuestMemoryError::InvalidGuestAddress(address))
+        .map_err(GuestError::memory("place the guest's memory"))
+}

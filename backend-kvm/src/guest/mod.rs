@@ -1,0 +1,58 @@
+//! A small test guest for KVM on x86_64, for tests, benches and the command.
+//!
+//! Each vCPU writes one 8-byte word to each of `pages` pages of its own, round after round, with
+//! `spin` empty loop turns between two writes. Both numbers can be changed while it runs. There is
+//! no BIOS, no kernel and no interrupt: a few dozen bytes of 64-bit code at CPL 3, which runs
+//! natively on every KVM host, ones without hardware virtualization included.
+//!
+//! 1. [`Guest::new`] makes the VM and its memory, but no vCPUs: enable the dirty rings now.
+//! 2. [`Guest::create_vcpus`] makes the vCPUs: map their rings now.
+//! 3. [`RunningGuest::start`] runs each vCPU on a thread of its own. An embedder with threads of
+//!    its own calls [`GuestVcpu::run`] in a loop instead.
+//! 4. [`VcpuParams::set`] begins a phase.
+//!
+//! [`ReapedGuest`] does all that and reaps the rings as well.
+//!
+//! ```no_run
+//! use std::convert::Infallible;
+//! use dirty_ring_kvm::guest::{Guest, GuestConfig, RunningGuest};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let kvm = kvm_ioctls::Kvm::new()?;
+//! let guest = Guest::new(&kvm, GuestConfig::default())?;
+//! let vcpus = guest.create_vcpus()?;
+//! let running = RunningGuest::start(vcpus, |_vcpu| Ok::<(), Infallible>(()))?;
+//! guest.params()[0].set(2048, 0)?;
+//! std::thread::sleep(std::time::Duration::from_millis(100));
+//! let outcomes = running.stop()?;
+//! println!("{} page writes", outcomes[0].page_writes);
+//! # Ok(())
+//! # }
+//! ```
+
+mod board;
+mod code;
+mod error;
+mod kick;
+mod layout;
+mod machine;
+mod params;
+mod reaped;
+mod sys;
+mod tables;
+mod threads;
+mod vcpu;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{CallbackError, GuestError};
+pub use kick::{KICK_LIMIT, VcpuKicker};
+pub use layout::{
+    GuestConfig, GuestLayout, GuestSlot, MAX_DATA_PAGES, MAX_DATA_SLOTS, MAX_VCPUS, PAGE_BYTES,
+};
+pub use machine::{Guest, GuestRam};
+pub use params::VcpuParams;
+pub use reaped::{ReapedGuest, Reaping};
+pub use threads::{RunningGuest, VcpuOutcome};
+pub use vcpu::{GuestExit, GuestVcpu};

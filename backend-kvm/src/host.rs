@@ -1,0 +1,152 @@
+//! What the backend wants of its host: the clock, the page size, signals, the lock and the bed.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dirty_ring_core::sync::{Lock, Park, Parked};
+use nix::sys::signal::SigSet;
+use nix::time::{ClockId, clock_gettime};
+
+/// A clock that starts at 0 with the reaper.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Bytes of a page of this host.
+pub(crate) fn page_bytes() -> u32 {
+    use nix::unistd::{SysconfVar, sysconf};
+    let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .unwrap_or(4096)
+}
+
+/// Does this host's CPU log dirty pages itself (Intel's page-modification logging), so that KVM
+/// keeps 512 more entries of each ring free? (arch/x86/kvm/vmx/vmx.c, parameter `pml`.)
+pub(crate) fn logs_with_pml() -> bool {
+    std::fs::read_to_string("/sys/module/kvm_intel/parameters/pml")
+        .is_ok_and(|value| value.trim() == "Y")
+}
+
+/// Blocks every signal on the calling thread: a pending one would end KVM's reset early.
+pub(crate) fn block_signals() -> std::io::Result<()> {
+    SigSet::all().thread_block().map_err(Into::into)
+}
+
+/// Microseconds of CPU that the calling thread has used.
+pub(crate) fn thread_cpu_us() -> Option<u64> {
+    let used = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?);
+    u64::try_from(used.as_micros()).ok()
+}
+
+/// A mutex as core's [`Lock`].
+#[derive(Debug)]
+pub(crate) struct StdLock<T>(Mutex<T>);
+
+impl<T> StdLock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+}
+
+impl<T> Lock for StdLock<T> {
+    type Guarded = T;
+
+    fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
+        critical(&mut lock(&self.0))
+    }
+}
+
+/// Locks, whether or not a holder panicked: a collector is consistent after every step, and
+/// reaping on loses less than stopping.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A condition variable with a token as core's [`Park`].
+#[derive(Debug)]
+pub(crate) struct StdPark {
+    clock: Clock,
+    token: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl StdPark {
+    pub(crate) const fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            token: Mutex::new(false),
+            bell: Condvar::new(),
+        }
+    }
+}
+
+impl Park for StdPark {
+    fn park_until(&self, deadline_us: u64) -> Parked {
+        let mut token = lock(&self.token);
+        loop {
+            if std::mem::take(&mut *token) {
+                return Parked::Woken;
+            }
+            let now_us = self.clock.now_us();
+            if now_us >= deadline_us {
+                return Parked::TimedOut;
+            }
+            let left = Duration::from_micros(deadline_us - now_us);
+            token = self
+                .bell
+                .wait_timeout(token, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn unpark(&self) {
+        *lock(&self.token) = true;
+        self.bell.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpark_before_the_park_is_not_lost() {
+        let park = StdPark::new(Clock::start());
+        park.unpark();
+        assert_eq!(park.park_until(u64::MAX), Parked::Woken);
+    }
+
+    #[test]
+    fn a_park_ends_at_its_deadline_and_not_before() {
+        let clock = Clock::start();
+        let park = StdPark::new(clock);
+        let deadline_us = clock.now_us() + 2_000;
+        assert_eq!(park.park_until(deadline_us), Parked::TimedOut);
+        assert!(clock.now_us() >= deadline_us);
+    }
+
+    #[test]
+    fn a_panicked_holder_leaves_the_lock_usable() {
+        let guarded = StdLock::new(1);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            guarded.with(|_| panic!("a sink panicked"));
+        }));
+        assert!(result.is_err());
+        assert_eq!(guarded.with(|value| *value), 1);
+    }
+}

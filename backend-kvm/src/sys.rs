@@ -1,0 +1,117 @@
+//! The system calls of the rings and their shared memory: `unsafe` in one place.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use kvm_bindings::{KVMIO, kvm_dirty_gfn};
+use kvm_ioctls::Error as KvmError;
+use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl_io_nr;
+
+ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
+
+/// `struct kvm_dirty_gfn` as two threads of control see it: the kernel writes it while we read.
+#[repr(C)]
+pub(crate) struct SharedEntry {
+    pub(crate) flags: AtomicU32,
+    pub(crate) slot: AtomicU32,
+    pub(crate) offset: AtomicU64,
+}
+
+const _: () = {
+    assert!(size_of::<SharedEntry>() == size_of::<kvm_dirty_gfn>());
+    assert!(align_of::<SharedEntry>() == align_of::<kvm_dirty_gfn>());
+    assert!(std::mem::offset_of!(SharedEntry, slot) == std::mem::offset_of!(kvm_dirty_gfn, slot));
+    assert!(
+        std::mem::offset_of!(SharedEntry, offset) == std::mem::offset_of!(kvm_dirty_gfn, offset)
+    );
+};
+
+/// A mapping of one ring; unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct EntryMapping {
+    first: NonNull<SharedEntry>,
+    entries: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and isn't tied to a thread; its contents are
+// atomics, which any thread may use through a shared reference.
+unsafe impl Send for EntryMapping {}
+// SAFETY: as above.
+unsafe impl Sync for EntryMapping {}
+
+impl EntryMapping {
+    /// Maps `entries` entries at byte `offset` of `fd`.
+    pub(crate) fn new(fd: &impl AsRawFd, entries: usize, offset: i64) -> Result<Self, KvmError> {
+        let bytes = entries * size_of::<SharedEntry>();
+        // SAFETY: a new shared mapping at an address of the kernel's choice touches no memory that
+        // Rust knows of; a bad descriptor or offset makes it fail.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                offset,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(KvmError::last());
+        }
+        let Some(first) = NonNull::new(address.cast()) else {
+            return Err(KvmError::new(libc::ENOMEM));
+        };
+        let mapping = Self { first, entries };
+        mapping.populate()?;
+        Ok(mapping)
+    }
+
+    /// Faults the entries in, and so finds out whether there are any: KVM maps the ring of a VM
+    /// without rings just as well, and the first touch is a SIGBUS.
+    fn populate(&self) -> Result<(), KvmError> {
+        let bytes = self.entries * size_of::<SharedEntry>();
+        let address = self.first.as_ptr().cast();
+        // SAFETY: the range is the mapping of `self`, and populating changes no contents.
+        let result = unsafe { libc::madvise(address, bytes, libc::MADV_POPULATE_WRITE) };
+        match KvmError::last() {
+            // Kernels before 5.14 don't know the advice.
+            error if result != 0 && error.errno() != libc::EINVAL => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The entries.
+    pub(crate) const fn entries(&self) -> &[SharedEntry] {
+        // SAFETY: `first` is the page-aligned beginning of a mapping of `entries` entries that
+        // lives as long as `self`; every bit pattern is valid for atomics, and nobody but the
+        // kernel and these atomics writes to it.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.entries) }
+    }
+}
+
+impl Drop for EntryMapping {
+    fn drop(&mut self) {
+        let bytes = self.entries * size_of::<SharedEntry>();
+        // SAFETY: exactly the mapping that `new` made, and no reference into it outlives `self`.
+        // It can only fail for arguments that aren't a mapping.
+        let _ = unsafe { libc::munmap(self.first.as_ptr().cast(), bytes) };
+    }
+}
+
+/// `KVM_RESET_DIRTY_RINGS`: entries that were reset, maybe fewer than were harvested.
+pub(crate) fn reset_dirty_rings(vm: &OwnedFd) -> Result<u32, KvmError> {
+    // SAFETY: the request takes no argument and touches no memory of ours but the rings, whose
+    // entries are atomics.
+    let count = unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) };
+    u32::try_from(count).map_err(|_| KvmError::last())
+}
+
+/// A descriptor of our own for `fd`, so that it stays open as long as we need it.
+pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: `fd` is borrowed for this call, so its descriptor is open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
+    borrowed.try_clone_to_owned()
+}
