@@ -133,6 +133,12 @@ impl ReaperBuilder {
         self
     }
 
+    /// The rings without a thread, for a VMM that harvests, resets and publishes in a loop of its
+    /// own. Resets are cut short by signals that are pending on the thread that asks for them.
+    pub fn into_collector(self) -> Collector<KvmRings> {
+        Collector::new(self.rings)
+    }
+
     /// Starts the reaper thread, which lets `controller` decide.
     ///
     /// # Errors

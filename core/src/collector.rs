@@ -194,6 +194,8 @@ impl<B: Backend, const BATCH: usize> Publishable<'_, B, BATCH> {
         if pages != 0 {
             self.collector.backend.publish(&self.collector.batch);
             self.collector.batch.clear();
+            let published = &mut self.collector.totals.published;
+            *published = published.saturating_add(pages as u64);
         }
         pages
     }
@@ -345,8 +347,11 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             self.pass.harvested = self.pass.harvested.saturating_add(taken.into());
             entries = entries.saturating_add(taken);
             if taken == room && taken < left {
-                // The batch is full and there may be more behind it.
-                self.cursor.left = Some(left.saturating_sub(taken));
+                // The batch is full and there may be more behind it. A ring that it was full for
+                // from the first has not been begun.
+                if taken != 0 {
+                    self.cursor.left = Some(left.saturating_sub(taken));
+                }
                 more = true;
                 break;
             }
@@ -419,8 +424,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             let entries = match self.reset()? {
                 Reset::Settled(publishable) => {
                     let entries = publishable.entries();
-                    let published = publishable.publish();
-                    self.totals.published = self.totals.published.saturating_add(published as u64);
+                    publishable.publish();
                     return Ok((total.saturating_add(entries.into()), true));
                 }
                 Reset::Short { entries, .. } => entries,
@@ -471,16 +475,20 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             RingFullMode::Chunk(entries) => (ring..ring.saturating_add(1), entries.max(1)),
             RingFullMode::Whole => (0..rings, u32::MAX),
         };
+        // What other rings give doesn't count: busy neighbours must not hide an overrun.
+        let nothing_to_reset = self.outstanding == 0;
+        let mut own_harvested = 0u32;
         let mut harvested = 0u32;
-        let mut reset = 0u64;
-        for ring in range {
-            let (taken, entries) = self.take_at_ring_full(ring, limit, now_us)?;
+        for index in range {
+            let taken = self.take_at_ring_full(index, limit, now_us)?;
             harvested = harvested.saturating_add(taken);
-            reset = reset.saturating_add(entries);
+            if index == ring {
+                own_harvested = taken;
+            }
         }
-        let (entries, settled) = self.settle()?;
-        let fruitless = settled && harvested == 0 && reset.saturating_add(entries) == 0;
-        if fruitless
+        let (_, settled) = self.settle()?;
+        if nothing_to_reset
+            && own_harvested == 0
             && let Some(own) = self.backend.rings_mut().get_mut(ring)
             && own.note_fruitless_exit()
         {
@@ -490,13 +498,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     }
 
     /// Takes at most `limit` entries of one ring for the ring-full path. Settles where the batch
-    /// is full on the way, and not at the end. Returns entries harvested and entries reset.
+    /// is full on the way, and not at the end. Returns the entries harvested.
     fn take_at_ring_full(
         &mut self,
         ring: usize,
         limit: u32,
         now_us: u64,
-    ) -> Result<(u32, u64), CollectError<B::Error>> {
+    ) -> Result<u32, CollectError<B::Error>> {
         let size = self
             .backend
             .rings()
@@ -504,7 +512,6 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             .map(|ring| ring.size().entries());
         let limit = limit.min(size.unwrap_or(0));
         let mut harvested = 0u32;
-        let mut reset = 0u64;
         loop {
             let room = self.room();
             let left = limit.saturating_sub(harvested);
@@ -517,12 +524,11 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             harvested = harvested.saturating_add(taken);
             let batch_is_full = taken == room && taken < left;
             if !batch_is_full {
-                return Ok((harvested, reset));
+                return Ok(harvested);
             }
-            let (entries, settled) = self.settle()?;
-            reset = reset.saturating_add(entries);
+            let (_, settled) = self.settle()?;
             if !settled {
-                return Ok((harvested, reset));
+                return Ok(harvested);
             }
         }
     }
@@ -583,3 +589,6 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.batch.truncate(kept);
     }
 }
+
+#[cfg(test)]
+mod tests;

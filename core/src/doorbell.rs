@@ -102,3 +102,6 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

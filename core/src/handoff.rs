@@ -122,3 +122,6 @@ where
         self.collector.with(look)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,3 +52,5 @@ pub mod ring;
 pub mod size;
 pub mod slots;
 pub mod sync;
+#[cfg(test)]
+mod testing;

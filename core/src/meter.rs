@@ -16,7 +16,8 @@ pub const WINDOW: usize = 8;
 #[derive(Clone, Debug)]
 pub struct RateMeter {
     last_us: u64,
-    /// Pages of harvests that came within the same microsecond as the one before.
+    /// Pages of harvests that came within the same microsecond as the one before, or that left
+    /// entries behind.
     carried_pages: u64,
     samples: HistoryBuf<Sample, WINDOW>,
 }
@@ -65,6 +66,13 @@ impl RateMeter {
         self.carried_pages = 0;
         self.last_us = now_us;
         self.samples.write(Sample { elapsed_us, pages });
+    }
+
+    /// Tells the meter of a harvest that took `pages` and left entries behind. They join the next
+    /// one that doesn't: they came in since the ring was last empty, not since the last harvest,
+    /// and the harvester's own pace would look like a burst.
+    pub fn carry(&mut self, pages: u64) {
+        self.carried_pages = self.carried_pages.saturating_add(pages);
     }
 
     /// Mean pages per second over the window, rounded up; 0 before the first harvest.

@@ -45,6 +45,8 @@ pub struct Ring<M> {
     stats: RingStats,
     meter: RateMeter,
     fruitless_exits: u32,
+    /// The last harvest stopped for want of entries, not at its limit.
+    emptied: bool,
     /// Entries that the ring-full path took since the reaper's last pass.
     taken_at_ring_full: u32,
     /// Entries taken in the reaper's present pass, those above included.
@@ -66,6 +68,7 @@ impl<M: EntryMemory> Ring<M> {
             },
             meter: RateMeter::starting_at(now_us),
             fruitless_exits: 0,
+            emptied: true,
             taken_at_ring_full: 0,
             taken_in_pass: 0,
         }
@@ -108,6 +111,7 @@ impl<M: EntryMemory> Ring<M> {
             self.fetch = self.fetch.wrapping_add(1);
             taken = taken.saturating_add(1);
         }
+        self.emptied = taken < limit;
         self.stats.harvested = self.stats.harvested.saturating_add(taken.into());
         if taken != 0 {
             self.fruitless_exits = 0;
@@ -163,14 +167,14 @@ impl<M: EntryMemory> Ring<M> {
     /// Counts what the ring-full path took, at `now_us`, until the reaper's next pass.
     /// `first`: it had taken nothing yet at this exit.
     pub(crate) fn note_taken_at_ring_full(&mut self, now_us: u64, entries: u32, first: bool) {
-        if entries == 0 {
+        if first && entries == 0 {
             return;
         }
         if first {
             self.stats.harvests = self.stats.harvests.saturating_add(1);
         }
         self.taken_at_ring_full = self.taken_at_ring_full.saturating_add(entries);
-        self.meter.record(now_us, entries.into());
+        self.measure(now_us, entries);
     }
 
     /// Begins a pass of the reaper; returns what the ring-full path took since the last.
@@ -184,14 +188,24 @@ impl<M: EntryMemory> Ring<M> {
     /// share of the pass so far.
     pub(crate) fn note_taken_in_pass(&mut self, now_us: u64, entries: u32, first: bool) -> u32 {
         if first {
-            self.note_occupancy(entries);
+            let left_behind = if self.emptied { 0 } else { self.occupancy() };
+            self.note_occupancy(entries.saturating_add(left_behind));
             if entries != 0 {
                 self.stats.harvests = self.stats.harvests.saturating_add(1);
             }
         }
-        self.meter.record(now_us, entries.into());
+        self.measure(now_us, entries);
         self.taken_in_pass = self.taken_in_pass.saturating_add(entries);
         self.taken_in_pass
+    }
+
+    /// Tells the meter of the last harvest.
+    fn measure(&mut self, now_us: u64, entries: u32) {
+        if self.emptied {
+            self.meter.record(now_us, entries.into());
+        } else {
+            self.meter.carry(entries.into());
+        }
     }
 
     /// Counts a ring-full exit that found nothing to harvest and nothing to reset; returns whether

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES};
 use kvm_ioctls::{Kvm, VmFd};
-use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
+use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
 use super::code::CODE;
 use super::error::GuestError;
-use super::layout::{GuestConfig, GuestLayout, GuestSlot};
+use super::layout::{GuestConfig, GuestLayout, GuestSlot, PAGE_BYTES};
 use super::params::VcpuParams;
 use super::sys;
 use super::tables::write_page_tables;
@@ -144,6 +146,32 @@ impl Guest {
                 )
             })
             .collect()
+    }
+
+    /// Data pages that a vCPU has written and that the memory's dirty bitmaps don't show: 0 once
+    /// everything was logged, harvested and published there (as
+    /// [`BitmapSink`](crate::BitmapSink) does), and nobody cleared the bitmaps.
+    ///
+    /// # Errors
+    ///
+    /// If the guest's memory can't be read.
+    pub fn unlogged_pages(&self) -> Result<u64, GuestError> {
+        let mut unlogged = 0;
+        for slot in self.data_slots() {
+            for page in 0..slot.pages {
+                let address = GuestAddress(slot.guest_address + page * PAGE_BYTES);
+                let word: u64 = self
+                    .ram
+                    .read_obj(address)
+                    .map_err(GuestError::memory("read the guest's pages"))?;
+                let is_logged = self.ram.find_region(address).is_some_and(|region| {
+                    let offset = address.0 - region.start_addr().0;
+                    region.bitmap().dirty_at(offset as usize)
+                });
+                unlogged += u64::from(word != 0 && !is_logged);
+            }
+        }
+        Ok(unlogged)
     }
 
     fn set_slot(&self, slot: &GuestSlot, flags: u32) -> Result<(), GuestError> {

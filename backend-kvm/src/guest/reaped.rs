@@ -1,7 +1,6 @@
 //! The test guest with a reaper: what tests, benches and the command run.
 
 use std::fmt;
-use std::time::{Duration, Instant};
 
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::{Controller, Policy};
@@ -11,9 +10,7 @@ use kvm_ioctls::Kvm;
 use vm_memory::GuestAddress;
 
 use super::{CallbackError, Guest, GuestConfig, GuestSlot, RunningGuest};
-use crate::{
-    BitmapSink, Error, MemorySlot, PageSink, ReaperBuilder, ReaperHandle, Support, VcpuHandle,
-};
+use crate::{BitmapSink, MemorySlot, PageSink, ReaperBuilder, ReaperHandle, Support, VcpuHandle};
 
 /// A guest that runs, idle at first, with logging on and its rings reaped.
 #[derive(Debug)]
@@ -34,11 +31,11 @@ pub struct Reaping {
     mode: RingFullMode,
     sink: Option<MakeSink>,
     events: Box<dyn Events + Send>,
-    on_stall: Box<OnStall>,
+    around_ring_full: Box<AroundRingFull>,
 }
 
 type MakeSink = Box<dyn FnOnce(&Guest) -> Box<dyn PageSink>>;
-type OnStall = dyn Fn(usize, Duration) + Send + Sync;
+type AroundRingFull = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 impl fmt::Debug for Reaping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,7 +54,7 @@ impl Reaping {
             mode: RingFullMode::default(),
             sink: None,
             events: Box::new(NoEvents),
-            on_stall: Box::new(|_, _| ()),
+            around_ring_full: Box::new(|handle| handle()),
         }
     }
 
@@ -82,11 +79,14 @@ impl Reaping {
         self
     }
 
-    /// Who hears, on the vCPU's thread, of each ring-full exit: the vCPU and how long it had to
-    /// stay out of guest mode for it.
+    /// What goes round the handling of each ring-full exit, on the vCPU's thread: it is given the
+    /// handling to call, once, and may time it.
     #[must_use]
-    pub fn on_stall(mut self, on_stall: impl Fn(usize, Duration) + Send + Sync + 'static) -> Self {
-        self.on_stall = Box::new(on_stall);
+    pub fn around_ring_full(
+        mut self,
+        around: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static,
+    ) -> Self {
+        self.around_ring_full = Box::new(around);
         self
     }
 }
@@ -136,14 +136,13 @@ where
             .map(|vcpu| reaper.vcpu(vcpu))
             .collect::<Result<_, _>>()?;
         guest.set_logging(true)?;
-        let on_stall = reaping.on_stall;
+        let around = reaping.around_ring_full;
         let running = RunningGuest::start(vcpus, move |vcpu| {
-            let out = Instant::now();
+            let mut result = Ok(());
             if let Some(ring) = rings.get(vcpu) {
-                ring.on_ring_full()?;
+                around(&mut || result = ring.on_ring_full().map(|_| ()));
             }
-            on_stall(vcpu, out.elapsed());
-            Ok::<(), Error>(())
+            result
         })?;
         Ok(Self {
             guest,

@@ -128,7 +128,8 @@ impl Ladder {
         let share = (size.soft_limit() as u64).saturating_mul(table.high_water_permille as u64);
         Self {
             table,
-            high_water: share / 1000,
+            // A mark of 0 would be reached by a ring that is empty.
+            high_water: if share < 1000 { 1 } else { share / 1000 },
             state: LevelState {
                 level: RunLevel::Normal,
                 lows: 0,
@@ -146,7 +147,14 @@ impl Ladder {
             .into_iter()
             .find(|&level| {
                 let wait_us = self.table.waits.wait_us(level);
-                entries.saturating_mul(wait_us.into()) < allowed
+                // A rate seen through whole entries is up to one entry too low. In a longer wait
+                // that one counts many times over: near a mark it would let a level through that
+                // is too slow, and the ladder would hunt.
+                let unseen = u128::from(level < self.state.level && entries != 0);
+                entries
+                    .saturating_add(unseen)
+                    .saturating_mul(wait_us.into())
+                    < allowed
             })
             .unwrap_or(RunLevel::MaxSpeed)
     }

@@ -152,4 +152,10 @@ pub(crate) const fn permille(pages: u64, entries: u32) -> u64 {
 }
 
 #[cfg(test)]
+mod differences;
+#[cfg(test)]
+mod seed_matrix;
+#[cfg(test)]
+mod settling;
+#[cfg(test)]
 mod tests;

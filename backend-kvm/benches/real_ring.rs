@@ -1,0 +1,111 @@
+//! Harvest, peek and reset per entry, on a real ring of this host's KVM.
+//!
+//! The guest fills its ring, the benchmark empties it: each iteration reaps one full ring, on the
+//! vCPU's thread, and only the half in question is on the clock.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dirty_ring_core::collector::{Backend, Collector};
+use dirty_ring_kvm::guest::{Guest, GuestConfig, RunningGuest};
+use dirty_ring_kvm::{BitmapSink, Error, KvmRings, ReaperBuilder, Support};
+use kvm_ioctls::Kvm;
+
+const RING_ENTRIES: u32 = 4096;
+
+/// What one emptying of a full ring took.
+struct Emptied {
+    entries: u32,
+    harvest: Duration,
+    reset: Duration,
+    peek: Duration,
+}
+
+/// A guest whose full ring is emptied each time it asks for it.
+struct FullRings {
+    _running: RunningGuest,
+    emptied: Receiver<Emptied>,
+}
+
+impl FullRings {
+    fn start(kvm: &Kvm, support: &Support) -> Self {
+        let guest = Guest::new(kvm, GuestConfig::default()).unwrap();
+        let size = support.enable(guest.vm(), RING_ENTRIES).unwrap();
+        let vcpus = guest.create_vcpus().unwrap();
+        let sink = BitmapSink::new(guest.ram().clone());
+        let collector = ReaperBuilder::new(guest.vm(), size, sink)
+            .unwrap()
+            .slot(guest.data_slots()[0].memory_slot())
+            .unwrap()
+            .vcpu(vcpus[0].fd())
+            .unwrap()
+            .into_collector();
+        guest.set_logging(true).unwrap();
+        guest.params()[0].set(16384, 0).unwrap();
+        let (sender, emptied) = channel();
+        let shared = std::sync::Mutex::new((collector, sender));
+        let running = RunningGuest::start(vcpus, move |_| {
+            let mut shared = shared.lock().unwrap();
+            let (collector, sender) = &mut *shared;
+            empty(collector, sender)
+        })
+        .unwrap();
+        Self {
+            _running: running,
+            emptied,
+        }
+    }
+
+    /// The next `rounds` emptyings, as the time that `part` of each took.
+    fn time(&self, rounds: u64, part: impl Fn(&Emptied) -> Duration) -> Duration {
+        let emptied = (0..rounds).map(|_| self.emptied.recv().unwrap());
+        emptied.map(|emptied| part(&emptied)).sum()
+    }
+}
+
+fn empty(collector: &mut Collector<KvmRings>, sender: &Sender<Emptied>) -> Result<(), Error> {
+    let begin = Instant::now();
+    std::hint::black_box(collector.backend().rings()[0].occupancy());
+    let peeked = Instant::now();
+    let harvested = collector.harvest(0, true);
+    let between = Instant::now();
+    while !collector.settle()?.1 {}
+    let emptied = Emptied {
+        entries: harvested.entries,
+        harvest: between - peeked,
+        reset: between.elapsed(),
+        peek: peeked - begin,
+    };
+    // The benchmark may be over.
+    let _ = sender.send(emptied);
+    Ok(())
+}
+
+fn real_ring(criterion: &mut Criterion) {
+    let kvm = match Kvm::new() {
+        Ok(kvm) => kvm,
+        Err(error) => return println!("skipped: /dev/kvm can't be used here: {error}"),
+    };
+    let support = match Support::probe(&kvm) {
+        Ok(support) => support,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let rings = FullRings::start(&kvm, &support);
+    let entries = rings.emptied.recv().unwrap().entries;
+    let mut group = criterion.benchmark_group("full ring on KVM");
+    group.bench_function("peek", |bencher| {
+        bencher.iter_custom(|rounds| rings.time(rounds, |emptied| emptied.peek));
+    });
+    group.throughput(Throughput::Elements(entries.into()));
+    group.bench_function("harvest", |bencher| {
+        bencher.iter_custom(|rounds| rings.time(rounds, |emptied| emptied.harvest));
+    });
+    group.bench_function("reset and publish", |bencher| {
+        bencher.iter_custom(|rounds| rings.time(rounds, |emptied| emptied.reset));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, real_ring);
+criterion_main!(benches);

@@ -1,0 +1,157 @@
+//! What a vCPU does on ring-full.
+
+use super::*;
+use crate::ring::OVERRUN_EXITS;
+
+const CHUNK: RingFullMode = RingFullMode::Chunk(10);
+
+/// Two rings, the first at its soft limit of 192.
+fn one_full<const BATCH: usize>() -> Collector<Kvm, BATCH> {
+    let collector = collector(2);
+    collector.backend().memory(0).log_pages(0..192);
+    collector.backend().memory(1).log_pages(1000..1050);
+    collector
+}
+
+fn occupancies<const BATCH: usize>(collector: &Collector<Kvm, BATCH>) -> Vec<u32> {
+    let rings = collector.backend().rings().iter();
+    rings.map(Ring::occupancy).collect()
+}
+
+#[test]
+fn a_chunk_is_taken_of_the_own_ring_alone() {
+    let mut collector = one_full::<64>();
+    let report = collector.ring_full(0, CHUNK, 1).unwrap();
+    assert_eq!((report.harvested, report.settled), (10, true));
+    assert_eq!(occupancies(&collector), [182, 50]);
+    let expected: Vec<u64> = (0..10).collect();
+    assert_eq!(collector.backend().published, expected);
+}
+
+#[test]
+fn a_chunk_of_0_still_makes_room_for_one() {
+    let mut collector = one_full::<64>();
+    let report = collector.ring_full(0, RingFullMode::Chunk(0), 1);
+    assert_eq!(report.unwrap().harvested, 1);
+}
+
+#[test]
+fn a_chunk_larger_than_the_batch_settles_on_the_way() {
+    let mut collector = one_full::<16>();
+    let report = collector.ring_full(0, RingFullMode::Chunk(100), 1).unwrap();
+    assert_eq!((report.harvested, report.settled), (100, true));
+    assert_eq!(occupancies(&collector), [92, 50]);
+    assert_eq!(collector.backend().published.len(), 100);
+}
+
+#[test]
+fn the_whole_mode_takes_all_rings() {
+    for_each_batch(&mut one_full::<16>());
+    for_each_batch(&mut one_full::<4096>());
+
+    fn for_each_batch<const BATCH: usize>(collector: &mut Collector<Kvm, BATCH>) {
+        let report = collector.ring_full(0, RingFullMode::Whole, 1).unwrap();
+        assert_eq!((report.harvested, report.settled), (242, true));
+        assert_eq!(occupancies(collector), [0, 0]);
+        let expected: Vec<u64> = (0..192).chain(1000..1050).collect();
+        assert_eq!(collector.backend().published, expected);
+    }
+}
+
+#[test]
+fn what_the_reaper_harvested_and_did_not_reset_goes_out_with_the_chunk() {
+    let mut collector = one_full::<64>();
+    let harvested = collector.harvest(1, true);
+    assert_eq!((harvested.entries, harvested.more), (64, true));
+    let report = collector.ring_full(0, CHUNK, 2).unwrap();
+    assert_eq!((report.harvested, report.settled), (10, true));
+    assert_eq!(collector.backend().published.len(), 74);
+    finish_pass(&mut collector, 3, harvested);
+    let expected: Vec<u64> = (0..192).chain(1000..1050).collect();
+    assert_eq!(collector.backend().published, expected);
+}
+
+#[test]
+fn signals_at_a_ring_full_leave_a_deficit_and_no_loss() {
+    for mode in [RingFullMode::Chunk(100), RingFullMode::Whole] {
+        let mut collector = one_full::<16>();
+        set_weather(&mut collector, [Weather::Short(3)]);
+        set_weather(&mut collector, [Weather::Short(0); 20]);
+        let report = collector.ring_full(0, mode, 1).unwrap();
+        assert!(!report.settled);
+        assert_eq!(collector.backend().published, []);
+        assert_ne!(collector.outstanding(), 0);
+        collector.backend_mut().weather.clear();
+        pass(&mut collector, 2);
+        let expected: Vec<u64> = (0..192).chain(1000..1050).collect();
+        assert_eq!(collector.backend().published_sorted(), expected);
+    }
+}
+
+#[test]
+fn an_index_without_a_ring_is_refused() {
+    let mut collector = collector::<16>(2);
+    let error = collector.ring_full(2, CHUNK, 1).unwrap_err();
+    assert_eq!(error, CollectError::NoSuchRing { ring: 2, rings: 2 });
+    assert!(error.to_string().contains("no dirty ring 2: this VM has 2"));
+}
+
+#[test]
+fn a_long_run_of_fruitless_exits_is_an_overrun_of_that_vcpus_ring() {
+    for mode in [CHUNK, RingFullMode::Whole] {
+        let mut collector = collector::<16>(4);
+        for _ in 1..OVERRUN_EXITS {
+            let report = collector.ring_full(3, mode, 1).unwrap();
+            assert_eq!((report.harvested, report.settled), (0, true));
+        }
+        let error = collector.ring_full(3, mode, 1).unwrap_err();
+        assert_eq!(error, CollectError::Overrun { ring: 3 });
+        assert!(error.to_string().contains("vCPU 3 has overrun"));
+        let stats = collector.backend().rings()[3].stats();
+        assert_eq!(stats.ring_fulls, u64::from(OVERRUN_EXITS));
+    }
+}
+
+#[test]
+fn busy_rings_of_others_do_not_hide_an_overrun() {
+    let mut collector = collector::<64>(2);
+    for exit in 1..=OVERRUN_EXITS {
+        collector.backend().memory(1).log_pages(0..5);
+        let report = collector.ring_full(0, RingFullMode::Whole, 1);
+        if exit < OVERRUN_EXITS {
+            assert_eq!(report.unwrap().harvested, 5);
+        } else {
+            assert_eq!(report, Err(CollectError::Overrun { ring: 0 }));
+        }
+    }
+}
+
+#[test]
+fn fruitless_exits_of_different_vcpus_do_not_add_up() {
+    let mut collector = collector::<16>(4);
+    for _ in 1..OVERRUN_EXITS {
+        for ring in 0..4 {
+            assert_eq!(collector.ring_full(ring, CHUNK, 1).unwrap().harvested, 0);
+        }
+    }
+}
+
+#[test]
+fn exits_that_the_reaper_was_quicker_than_are_no_overrun() {
+    let mut collector = collector::<64>(1);
+    for round in 0..3 * u64::from(OVERRUN_EXITS) {
+        collector.backend().memory(0).log_pages(round..round + 1);
+        pass(&mut collector, round);
+        assert_eq!(collector.ring_full(0, CHUNK, 1).unwrap().harvested, 0);
+    }
+}
+
+#[test]
+fn exits_that_can_only_settle_a_deficit_are_no_overrun() {
+    let mut collector = collector::<64>(2);
+    for _ in 0..3 * OVERRUN_EXITS {
+        collector.backend().memory(1).log_pages(0..1);
+        let _ = collector.harvest(1, true);
+        assert_eq!(collector.ring_full(0, CHUNK, 1).unwrap().harvested, 0);
+    }
+}

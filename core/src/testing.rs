@@ -1,0 +1,315 @@
+//! What the tests share: rings in cells and a VM that plays KVM, a lock and a bed for one thread,
+//! and numbers that look random.
+
+use core::cell::{Cell, RefCell};
+use core::ops::Range;
+use std::collections::{HashMap, VecDeque};
+use std::vec::Vec;
+
+use crate::collector::{Backend, Collector};
+use crate::controller::Measurement;
+use crate::doorbell::Wakes;
+use crate::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
+use crate::ring::Ring;
+use crate::size::{PML_ENTRIES, RingSize};
+use crate::sync::{Lock, Park, Parked};
+
+/// A ring of `entries` on a host with pages of 4 KiB and without PML.
+pub(crate) const fn ring_size(entries: u32) -> RingSize {
+    sized(entries, 0)
+}
+
+/// A ring of `entries` on a host with pages of 4 KiB and with PML.
+pub(crate) const fn pml_ring_size(entries: u32) -> RingSize {
+    sized(entries, PML_ENTRIES)
+}
+
+const fn sized(entries: u32, cpu_log_entries: u32) -> RingSize {
+    match RingSize::new(entries, 4096, cpu_log_entries) {
+        Ok(size) => size,
+        Err(_) => panic!("a test wants a ring that can't be"),
+    }
+}
+
+/// Page `offset` of slot 0.
+pub(crate) const fn page(offset: u64) -> DirtyGfn {
+    DirtyGfn {
+        slot: SlotId(0),
+        offset,
+    }
+}
+
+/// A ring's entries in cells, with KVM's two indices; the test is the kernel.
+#[derive(Debug)]
+pub(crate) struct Cells {
+    size: RingSize,
+    flags: Vec<Cell<u32>>,
+    gfns: Vec<Cell<DirtyGfn>>,
+    /// Where KVM publishes next, free-running (`dirty_index`).
+    dirty: Cell<u32>,
+    /// Where KVM resets next, free-running (`reset_index`).
+    reset: Cell<u32>,
+    loads: Cell<u32>,
+}
+
+impl Cells {
+    pub(crate) fn new(size: RingSize) -> Self {
+        Self::starting_at(size, 0)
+    }
+
+    /// Both of KVM's indices stand at `index`.
+    pub(crate) fn starting_at(size: RingSize, index: u32) -> Self {
+        let entries = size.entries();
+        Self {
+            size,
+            flags: (0..entries).map(|_| Cell::new(0)).collect(),
+            gfns: (0..entries).map(|_| Cell::default()).collect(),
+            dirty: Cell::new(index),
+            reset: Cell::new(index),
+            loads: Cell::new(0),
+        }
+    }
+
+    /// Publishes an entry, as `kvm_dirty_ring_push`.
+    pub(crate) fn log(&self, gfn: DirtyGfn) {
+        let at = self.slot(self.dirty.get());
+        self.gfns[at].set(gfn);
+        self.flags[at].set(EntryFlags::DIRTY.bits());
+        self.dirty.set(self.dirty.get().wrapping_add(1));
+    }
+
+    /// Publishes pages of slot 0.
+    pub(crate) fn log_pages(&self, offsets: Range<u64>) {
+        offsets.map(page).for_each(|gfn| self.log(gfn));
+    }
+
+    /// Resets the next entry if it was harvested, as one turn of `kvm_dirty_ring_reset`.
+    pub(crate) fn reset_one(&self) -> Option<DirtyGfn> {
+        let at = self.slot(self.reset.get());
+        if self.flags[at].get() != EntryFlags::RESET.bits() {
+            return None;
+        }
+        self.flags[at].set(0);
+        self.reset.set(self.reset.get().wrapping_add(1));
+        Some(self.gfns[at].get())
+    }
+
+    pub(crate) fn flags(&self, index: u32) -> u32 {
+        self.flags[index as usize].get()
+    }
+
+    pub(crate) fn set_flags(&self, index: u32, flags: u32) {
+        self.flags[index as usize].set(flags);
+    }
+
+    /// Loads of flags so far.
+    pub(crate) fn loads(&self) -> u32 {
+        self.loads.get()
+    }
+
+    fn slot(&self, index: u32) -> usize {
+        (index % self.size.entries()) as usize
+    }
+}
+
+impl EntryMemory for Cells {
+    fn size(&self) -> RingSize {
+        self.size
+    }
+    fn load_flags(&self, index: u32) -> EntryFlags {
+        self.loads.set(self.loads.get() + 1);
+        EntryFlags::from_bits_retain(self.flags(index))
+    }
+    fn read(&self, index: u32) -> DirtyGfn {
+        self.gfns[index as usize].get()
+    }
+    fn store_flags(&self, index: u32, flags: EntryFlags) {
+        self.set_flags(index, flags.bits());
+    }
+}
+
+/// How one reset goes; without any, it resets all that was harvested.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weather {
+    /// A signal ends it after so many entries.
+    Short(u32),
+    /// It fails before it did anything.
+    Fails,
+    /// It counts so many entries more than it reset, as if somebody else had harvested them.
+    Foreign(u32),
+}
+
+/// What [`Kvm`]'s reset fails with.
+pub(crate) const RESET_FAILS: &str = "EIO";
+
+/// Pages of slot 0, the one slot that [`Kvm`] has.
+pub(crate) const SLOT_PAGES: u64 = 1 << 32;
+
+/// The rings of a VM. Whatever a test does with it, a page published before its reset panics.
+#[derive(Debug)]
+pub(crate) struct Kvm {
+    rings: Vec<Ring<Cells>>,
+    /// How the next resets go.
+    pub(crate) weather: VecDeque<Weather>,
+    pub(crate) resets: u32,
+    /// Offsets of the published pages.
+    pub(crate) published: Vec<u64>,
+    pub(crate) rejected: Vec<(usize, DirtyGfn)>,
+    /// Pages that were reset and not published yet, and how often.
+    reset_pages: HashMap<DirtyGfn, u32>,
+}
+
+impl Kvm {
+    pub(crate) fn new(rings: usize, size: RingSize) -> Self {
+        Self {
+            rings: (0..rings).map(|_| Ring::new(Cells::new(size), 0)).collect(),
+            weather: VecDeque::new(),
+            resets: 0,
+            published: Vec::new(),
+            rejected: Vec::new(),
+            reset_pages: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn memory(&self, ring: usize) -> &Cells {
+        self.rings[ring].memory()
+    }
+
+    /// The offsets published so far, sorted.
+    pub(crate) fn published_sorted(&self) -> Vec<u64> {
+        let mut offsets = self.published.clone();
+        offsets.sort_unstable();
+        offsets
+    }
+}
+
+impl Backend for Kvm {
+    type Memory = Cells;
+    type Error = &'static str;
+
+    fn rings(&self) -> &[Ring<Cells>] {
+        &self.rings
+    }
+    fn rings_mut(&mut self) -> &mut [Ring<Cells>] {
+        &mut self.rings
+    }
+    fn is_registered(&self, gfn: &DirtyGfn) -> bool {
+        gfn.slot == SlotId(0) && gfn.offset < SLOT_PAGES
+    }
+    fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
+        self.rejected.push((ring, *gfn));
+    }
+    fn reset(&mut self) -> Result<u32, &'static str> {
+        self.resets += 1;
+        let (limit, extra) = match self.weather.pop_front() {
+            None => (u32::MAX, 0),
+            Some(Weather::Short(entries)) => (entries, 0),
+            Some(Weather::Fails) => return Err(RESET_FAILS),
+            Some(Weather::Foreign(entries)) => (u32::MAX, entries),
+        };
+        let mut done = 0;
+        for ring in &self.rings {
+            while done < limit
+                && let Some(gfn) = ring.memory().reset_one()
+            {
+                *self.reset_pages.entry(gfn).or_default() += 1;
+                done += 1;
+            }
+        }
+        Ok(done + extra)
+    }
+    fn publish(&mut self, pages: &[DirtyGfn]) {
+        for gfn in pages {
+            let times = self.reset_pages.get_mut(gfn);
+            let times = times.unwrap_or_else(|| panic!("{gfn:?} published before its reset"));
+            *times = times
+                .checked_sub(1)
+                .unwrap_or_else(|| panic!("{gfn:?} published once more than it was reset"));
+            self.published.push(gfn.offset);
+        }
+    }
+}
+
+/// A collector over `rings` fresh rings of 256 entries (192 usable).
+pub(crate) fn collector<const BATCH: usize>(rings: usize) -> Collector<Kvm, BATCH> {
+    Collector::new(Kvm::new(rings, ring_size(256)))
+}
+
+/// A lock for one thread, which panics where a real one would deadlock.
+#[derive(Debug)]
+pub(crate) struct OneThread<T>(RefCell<T>);
+
+impl<T> OneThread<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(RefCell::new(value))
+    }
+}
+
+impl<T> Lock for OneThread<T> {
+    type Guarded = T;
+    fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
+        critical(&mut self.0.borrow_mut())
+    }
+}
+
+/// A sleep that is over at once: by a token, for no reason if so told, or by the deadline.
+#[derive(Debug, Default)]
+pub(crate) struct Bed {
+    token: Cell<bool>,
+    /// So many sleeps end for no reason.
+    pub(crate) restless: Cell<u32>,
+    /// Deadlines of the sleeps so far.
+    pub(crate) sleeps: RefCell<Vec<u64>>,
+}
+
+impl Park for &Bed {
+    fn park_until(&self, deadline_us: u64) -> Parked {
+        self.sleeps.borrow_mut().push(deadline_us);
+        if self.token.take() {
+            return Parked::Woken;
+        }
+        match self.restless.get().checked_sub(1) {
+            Some(left) => {
+                self.restless.set(left);
+                Parked::Woken
+            }
+            None => Parked::TimedOut,
+        }
+    }
+    fn unpark(&self) {
+        self.token.set(true);
+    }
+}
+
+/// Numbers that look random and are the same in each run (xorshift64).
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    /// What a pass over a ring of 4096 entries may find: calm, load and ring-fulls by turns.
+    pub(crate) fn measurement(&mut self) -> Measurement {
+        let ring_fulls = self.below(40).saturating_sub(37) as u32;
+        let most = [16, 1024, 4096][self.below(3) as usize];
+        let fullest = self.below(most) as u32;
+        Measurement {
+            elapsed_us: 1 + self.below(1_200_000),
+            harvested: fullest.into(),
+            ring_full_harvested: u64::from(ring_fulls) * 4032,
+            fullest: fullest + ring_fulls * 4032,
+            ring_fulls,
+            wakes: Wakes::TIMER,
+        }
+    }
+}

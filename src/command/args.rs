@@ -1,0 +1,179 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dirty_ring::core::collector::RingFullMode;
+use dirty_ring::mock::Workload;
+
+use super::policy::PolicyName;
+use super::units;
+
+/// Adaptive reaping of KVM dirty rings: probe this host, run a guest, compare policies.
+///
+/// Without a command: `compare --quick` on this host.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What this host's KVM offers, and what dirty logging costs here
+    Probe(ProbeArguments),
+    /// Run a guest under one policy
+    Run(RunArguments),
+    /// Run policies in interleaved rounds against the same guest, and rank them
+    Compare(CompareArguments),
+    /// Feed recorded steps to a policy and print what it decides
+    Replay(ReplayArguments),
+}
+
+/// On what to run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Where {
+    /// auto: KVM where it works, else the mock
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    pub(crate) backend: BackendName,
+
+    /// Entries of each vCPU's ring, a power of two
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub(crate) ring_entries: u32,
+
+    /// vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vcpus: u16,
+
+    /// Guest memory that may be written, all vCPUs; by default what the workload writes
+    #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
+    pub(crate) mem: Option<u64>,
+}
+
+/// What to run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct What {
+    /// A preset (idle, trickle, hot, storm, burst, skew) or a specification such as
+    /// 'pages=16384,spin=0,ms=1000/pages=512,spin=0,ms=1000|pages=64,spin=3000'
+    #[arg(long, value_name = "W", default_value = "storm")]
+    pub(crate) workload: Workload,
+
+    /// How long each run lasts, as in 4s  [default: 4s; 2s with --quick]
+    #[arg(long, value_parser = units::run_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// What a vCPU does with its full ring: one chunk and a kick, or the whole of all rings
+    #[arg(long, value_enum, default_value_t = RingFullName::Chunk)]
+    pub(crate) ring_full: RingFullName,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProbeArguments {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) place: Where,
+    #[command(flatten)]
+    pub(crate) what: What,
+
+    /// seed, ladder, halving, fixed:DURATION or none
+    #[arg(long, value_name = "P", default_value = "ladder")]
+    pub(crate) policy: PolicyName,
+
+    /// Write each decision and what led to it to this file, for replay
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArguments {
+    #[command(flatten)]
+    pub(crate) place: Where,
+    #[command(flatten)]
+    pub(crate) what: What,
+
+    /// Policies to compare; no logging is always measured along
+    #[arg(long, value_name = "P,P,...", value_delimiter = ',',
+          default_value = "seed,ladder,halving,fixed:1s")]
+    pub(crate) policies: Vec<PolicyName>,
+
+    /// Interleaved rounds  [default: 5; 3 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: Option<u32>,
+
+    /// Fewer and shorter rounds: under a minute
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// seed, ladder, halving or fixed:DURATION
+    #[arg(long, value_name = "P")]
+    pub(crate) policy: PolicyName,
+
+    /// Entries of each vCPU's ring, a power of two
+    #[arg(long, value_name = "N")]
+    pub(crate) ring_entries: u32,
+
+    /// vCPUs: where the trace doesn't say how full the fullest ring was, an even share is assumed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vcpus: u16,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The trace, or - for standard input
+    #[arg(value_name = "FILE.csv")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    Auto,
+    Kvm,
+    Mock,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RingFullName {
+    Chunk,
+    Whole,
+}
+
+impl RingFullName {
+    pub(crate) fn mode(self) -> RingFullMode {
+        match self {
+            Self::Chunk => RingFullMode::default(),
+            Self::Whole => RingFullMode::Whole,
+        }
+    }
+}
+
+impl CompareArguments {
+    /// The arguments of `compare --quick`.
+    pub(crate) fn quick() -> Self {
+        #[derive(Parser)]
+        struct Quick {
+            #[command(flatten)]
+            arguments: CompareArguments,
+        }
+        Quick::parse_from(["dirty-ring", "--quick"]).arguments
+    }
+}

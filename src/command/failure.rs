@@ -1,0 +1,35 @@
+//! Why the command failed, and the exit code that says so.
+
+use std::process::ExitCode;
+
+/// A failure: one or two lines that say what is wrong and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The run failed: a lost page, an overrun ring, an error of KVM, output that can't be written.
+    #[error("{0}")]
+    Run(String),
+    /// Wrong usage or input.
+    #[error("{0}")]
+    Usage(String),
+    /// This host can't: no `/dev/kvm`, no dirty ring.
+    #[error("{0}")]
+    Host(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Run(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Host(_) => 3,
+        }
+    }
+
+    /// Says it on stderr and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        use std::io::Write;
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(std::io::stderr(), "dirty-ring: {self}");
+        ExitCode::from(self.code())
+    }
+}

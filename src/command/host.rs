@@ -1,0 +1,112 @@
+//! The host, as reports name it, and its KVM.
+
+use dirty_ring::kvm::Support;
+use kvm_ioctls::Kvm;
+use serde::Serialize;
+
+use super::args::BackendName;
+use super::failure::Failure;
+
+/// What the figures were measured on.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Host {
+    pub(crate) cpu: Option<String>,
+    pub(crate) cpus: usize,
+    pub(crate) kernel: Option<String>,
+    pub(crate) kvm: Option<KvmOffer>,
+}
+
+/// What this host's KVM offers.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct KvmOffer {
+    pub(crate) api_version: i32,
+    pub(crate) capability: &'static str,
+    pub(crate) max_ring_entries: u32,
+    pub(crate) with_bitmap: bool,
+    pub(crate) pml: bool,
+    pub(crate) reserved_entries: u32,
+}
+
+impl Host {
+    pub(crate) fn look(kvm: Option<&KvmHost>) -> Self {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"))
+            .and_then(|rest| rest.split_once(':'))
+            .map(|(_, name)| name.trim().to_owned());
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+        Self {
+            cpu: model,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: kernel.map(|kernel| kernel.trim().to_owned()),
+            kvm: kvm.map(|host| KvmOffer {
+                api_version: host.kvm.get_api_version(),
+                capability: host.support.flavour.name(),
+                max_ring_entries: host.support.max_entries,
+                with_bitmap: host.support.with_bitmap,
+                pml: host.support.cpu_log_entries > 0,
+                reserved_entries: dirty_ring::core::size::RESERVED_ENTRIES
+                    + host.support.cpu_log_entries,
+            }),
+        }
+    }
+}
+
+/// A KVM with dirty rings.
+pub(crate) struct KvmHost {
+    pub(crate) kvm: Kvm,
+    pub(crate) support: Support,
+}
+
+impl KvmHost {
+    /// Opens `/dev/kvm` and looks for dirty rings.
+    pub(crate) fn open() -> Result<Self, Failure> {
+        let kvm = Kvm::new().map_err(|error| {
+            let advice = match std::io::Error::from_raw_os_error(error.errno()).kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "let your user read and write it (the kvm group, as a rule)"
+                }
+                std::io::ErrorKind::NotFound => {
+                    "load the kvm module, or choose --backend mock where that will do"
+                }
+                _ => "see the kernel's log, or choose --backend mock where that will do",
+            };
+            Failure::Host(format!("/dev/kvm can't be opened: {error}; {advice}"))
+        })?;
+        let support = Support::probe(&kvm)
+            .map_err(|error| Failure::Host(format!("{error}; or choose --backend mock")))?;
+        if cfg!(not(target_arch = "x86_64")) {
+            return Err(Failure::Host(
+                "the test guest is written for x86_64; choose --backend mock".into(),
+            ));
+        }
+        Ok(Self { kvm, support })
+    }
+
+    /// The KVM that `backend` asks for; `None` for the mock. `auto` says on stderr why it takes
+    /// the mock.
+    pub(crate) fn choose(backend: BackendName) -> Result<Option<Self>, Failure> {
+        match backend {
+            BackendName::Mock => Ok(None),
+            BackendName::Kvm => Self::open().map(Some),
+            BackendName::Auto => match Self::open() {
+                Ok(host) => Ok(Some(host)),
+                Err(failure) => {
+                    eprintln!("dirty-ring: using the mock, because {failure}");
+                    Ok(None)
+                }
+            },
+        }
+    }
+}
+
+/// Bytes of memory that this host could give a guest; `None` where it doesn't say.
+pub(crate) fn available_bytes() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    kib.checked_mul(1024)
+}

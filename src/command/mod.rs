@@ -1,0 +1,72 @@
+//! The command: arguments in, one of four exit codes out.
+
+mod args;
+mod compare;
+mod failure;
+mod host;
+mod output;
+mod policy;
+mod probe;
+mod progress;
+mod replay;
+mod report;
+mod run;
+mod table;
+mod trace;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Arguments, Command, CompareArguments};
+use failure::Failure;
+
+/// Runs the command with the process's arguments.
+pub(crate) fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let result = match arguments.command {
+        None => compare::compare(&CompareArguments::quick()),
+        Some(Command::Probe(arguments)) => probe::probe(&arguments),
+        Some(Command::Run(arguments)) => run::command(&arguments),
+        Some(Command::Compare(arguments)) => compare::compare(&arguments),
+        Some(Command::Replay(arguments)) => replay::replay(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Help and version go to stdout and are no failure; all else is wrong usage, in two lines.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        return match output::print(&error.render().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        };
+    }
+    let text = error.render().to_string();
+    let what = text.lines().next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    // A list of what is allowed or missing stands on the lines that follow.
+    let details: Vec<&str> = text
+        .lines()
+        .skip(1)
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let what = match details.is_empty() {
+        true => what.to_owned(),
+        false => format!("{what} {}", details.join("; ")),
+    };
+    Failure::Usage(format!("{what}\ntry 'dirty-ring --help'")).report()
+}

@@ -1,0 +1,234 @@
+//! A run on the host's KVM.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dirty_ring::core::reaper::Step;
+use dirty_ring::core::size::RingSize;
+use dirty_ring::kvm::ReaperStats;
+use dirty_ring::kvm::guest::{
+    CallbackError, Guest, GuestConfig, ReapedGuest, Reaping, RunningGuest, VcpuParams,
+};
+use dirty_ring::mock::Workload;
+
+use super::{PAGE_BYTES, Plan};
+use crate::command::failure::Failure;
+use crate::command::host::{self, KvmHost};
+use crate::command::report::{
+    RunReport, Stall, Stalls, VcpuReport, per_million, per_second,
+};
+
+/// Slots that the guest's memory is cut into: more than one, as with any real VMM.
+const DATA_SLOTS: usize = 2;
+
+/// How often the runner looks whether a vCPU has failed, at least.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Runs `plan` on `host`.
+pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
+    let size = host
+        .support
+        .size(plan.place.ring_entries)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let config = GuestConfig {
+        vcpus: plan.place.vcpus.into(),
+        data_pages_per_vcpu: plan.pages_per_vcpu()?,
+        data_slots: DATA_SLOTS,
+    };
+    check_memory(&config)?;
+    let window = match plan.policy.controller(size) {
+        None => undisturbed(host, plan, config),
+        Some(controller) => {
+            let stalls = Arc::new(Mutex::new(Stalls::new()));
+            let mut reaping = Reaping::new(plan.place.ring_entries)
+                .ring_full_mode(plan.what.ring_full.mode())
+                .around_ring_full({
+                    let stalls = Arc::clone(&stalls);
+                    move |handle| {
+                        let begin = Instant::now();
+                        handle();
+                        let stall_ns = u64::try_from(begin.elapsed().as_nanos());
+                        let mut stalls = stalls.lock().unwrap_or_else(PoisonError::into_inner);
+                        stalls.record(stall_ns.unwrap_or(u64::MAX));
+                    }
+                });
+            if let Some(trace) = plan.trace.clone() {
+                reaping = reaping.events(move |step: &Step| trace.write(step));
+            }
+            ReapedGuest::start(&host.kvm, config, reaping, |_| controller)
+                .and_then(|vm| reaped(vm, plan, &stalls))
+        }
+    };
+    window
+        .map(|window| window.report(plan, size))
+        .map_err(|error| Failure::Run(error.to_string()))
+}
+
+/// A guest larger than the memory that is free would take the host down.
+fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
+    let bytes = config.data_pages_per_vcpu * PAGE_BYTES * config.vcpus as u64;
+    match host::available_bytes() {
+        Some(available) if bytes > available / 10 * 9 => Err(Failure::Usage(format!(
+            "the workload writes {} MiB of guest memory, and this host has {} MiB free: \
+             choose fewer pages or vCPUs",
+            bytes >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What was measured between the beginning and the end of the workload.
+struct Window {
+    seconds: f64,
+    page_writes: u64,
+    stats: Option<ReaperStats>,
+    stall: Stall,
+    reaper_cpu_s: Option<f64>,
+}
+
+fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Window, CallbackError> {
+    let guest = Guest::new(&host.kvm, config)?;
+    let running = RunningGuest::start(guest.create_vcpus()?, |_| {
+        Ok::<(), std::convert::Infallible>(())
+    })?;
+    let (seconds, page_writes) = drive(&guest, &running, plan)?;
+    running.stop()?;
+    Ok(Window {
+        seconds,
+        page_writes,
+        stats: None,
+        stall: Stall::default(),
+        reaper_cpu_s: None,
+    })
+}
+
+fn reaped(
+    vm: ReapedGuest,
+    plan: &Plan,
+    stalls: &Mutex<Stalls>,
+) -> Result<Window, CallbackError> {
+    let (seconds, page_writes) = match drive(&vm.guest, &vm.running, plan) {
+        Ok(window) => window,
+        Err(error) => {
+            // Why a vCPU failed says more than that it did.
+            vm.running.stop()?;
+            vm.reaper.stop()?;
+            return Err(error);
+        }
+    };
+    let stats = vm.reaper.stats();
+    let stall = stalls
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .summary();
+    vm.running.stop()?;
+    let stopped = vm.reaper.stop()?;
+    check_lost(&vm.guest)?;
+    Ok(Window {
+        seconds,
+        page_writes,
+        stats: Some(stats),
+        stall,
+        reaper_cpu_s: stopped.stats.cpu_us.map(|us| us as f64 / 1e6),
+    })
+}
+
+/// Runs the workload's phases for the plan's duration; returns the seconds that passed and the
+/// page writes in them.
+fn drive(
+    guest: &Guest,
+    running: &RunningGuest,
+    plan: &Plan,
+) -> Result<(f64, u64), CallbackError> {
+    let begin = Instant::now();
+    let mut ends_us = vec![0; guest.params().len()];
+    loop {
+        let elapsed = begin.elapsed();
+        if elapsed >= plan.duration {
+            break;
+        }
+        begin_phases(&plan.what.workload, guest.params(), &mut ends_us, elapsed)?;
+        if let Some(vcpu) = running.failed() {
+            return Err(format!("vCPU {vcpu} has failed").into());
+        }
+        let next_us = ends_us.iter().copied().min().unwrap_or(u64::MAX);
+        let next = Duration::from_micros(next_us).min(plan.duration);
+        std::thread::sleep(next.saturating_sub(begin.elapsed()).min(LOOK));
+    }
+    let page_writes = running.page_writes()?.iter().sum();
+    Ok((begin.elapsed().as_secs_f64(), page_writes))
+}
+
+/// Begins the phase of each vCPU whose last one has ended.
+fn begin_phases(
+    workload: &Workload,
+    params: &[VcpuParams],
+    ends_us: &mut [u64],
+    elapsed: Duration,
+) -> Result<(), CallbackError> {
+    let now_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    for (vcpu, (params, end_us)) in params.iter().zip(ends_us).enumerate() {
+        if now_us >= *end_us {
+            let (phase, until_us) = workload.phase_at(vcpu, now_us);
+            params.set(phase.pages.into(), phase.spin.into())?;
+            *end_us = until_us;
+        }
+    }
+    Ok(())
+}
+
+/// Every page that holds a word was written, so it must have been published.
+fn check_lost(guest: &Guest) -> Result<(), CallbackError> {
+    let lost = guest.unlogged_pages()?;
+    if lost > 0 {
+        return Err(format!(
+            "{lost} pages were written and never logged: this host's dirty log can't be trusted"
+        )
+        .into());
+    }
+    Ok(())
+}
+
+impl Window {
+    fn report(self, plan: &Plan, size: RingSize) -> RunReport {
+        let stats = self.stats.as_ref();
+        let totals = stats.map(|stats| stats.totals).unwrap_or_default();
+        let pages_harvested = totals.reaper_harvested + totals.ring_full_harvested;
+        let ring_fulls = stats.map_or(0, ReaperStats::ring_fulls);
+        let per_vcpu = match stats {
+            Some(stats) => stats
+                .vcpus
+                .iter()
+                .map(|vcpu| VcpuReport {
+                    ring_fulls: vcpu.ring.ring_fulls,
+                    pages_harvested: vcpu.ring.harvested,
+                    dirty_pages_per_s: per_second(vcpu.ring.harvested, self.seconds),
+                    peak_occupancy: vcpu.ring.peak_occupancy,
+                })
+                .collect(),
+            None => vec![VcpuReport::default(); plan.place.vcpus.into()],
+        };
+        RunReport {
+            policy: plan.policy.to_string(),
+            backend: "kvm",
+            workload: plan.what.workload.to_string(),
+            ring_entries: size.entries(),
+            ring_capacity: size.soft_limit(),
+            vcpus: plan.place.vcpus,
+            duration_s: self.seconds,
+            page_writes: self.page_writes,
+            page_writes_per_s: per_second(self.page_writes, self.seconds),
+            ring_fulls,
+            ring_fulls_per_million_pages: per_million(ring_fulls, pages_harvested),
+            ring_full_stall_us: self.stall,
+            pages_harvested,
+            harvests: stats.map_or(0, ReaperStats::harvests),
+            resets: totals.resets,
+            wakeups: stats.map_or(0, |stats| stats.wakeups),
+            peeks: 0,
+            reaper_cpu_s: self.reaper_cpu_s,
+            per_vcpu,
+        }
+    }
+}

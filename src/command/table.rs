@@ -1,0 +1,114 @@
+//! Tables for people.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Cell, CellAlignment, Table};
+
+use super::report::RunReport;
+
+/// A table whose first column is text and whose others are figures.
+pub(crate) fn of_figures(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    table.set_header(header.iter().map(|title| Cell::new(title)));
+    for row in rows {
+        table.add_row(row.iter().enumerate().map(|(column, text)| {
+            let cell = Cell::new(text);
+            match column {
+                0 => cell,
+                _ => cell.set_alignment(CellAlignment::Right),
+            }
+        }));
+    }
+    format!("{table}\n")
+}
+
+/// One run, a line a figure.
+pub(crate) fn of_run(report: &RunReport) -> String {
+    let stall = &report.ring_full_stall_us;
+    let mut lines = vec![
+        (
+            "run",
+            format!(
+                "{} under {}, {} vCPUs, {:.2} s on {}",
+                report.workload, report.policy, report.vcpus, report.duration_s, report.backend
+            ),
+        ),
+        (
+            "ring",
+            format!(
+                "{} entries per vCPU, full at {}",
+                report.ring_entries, report.ring_capacity
+            ),
+        ),
+        ("page writes", per_second(report.page_writes_per_s)),
+        (
+            "ring-fulls",
+            match report.ring_fulls_per_million_pages {
+                Some(rate) => format!("{} ({rate:.1} per million pages)", report.ring_fulls),
+                None => report.ring_fulls.to_string(),
+            },
+        ),
+        (
+            "stalls on them",
+            format!(
+                "{} (half below {}, longest {})",
+                micros(Some(stall.total)),
+                micros(stall.p50),
+                micros(stall.max)
+            ),
+        ),
+        (
+            "reaped",
+            format!(
+                "{} pages in {} harvests and {} resets",
+                report.pages_harvested, report.harvests, report.resets
+            ),
+        ),
+        (
+            "reaper",
+            format!(
+                "{} wake-ups, {} of CPU",
+                report.wakeups,
+                micros(report.reaper_cpu_s.map(|s| s * 1e6))
+            ),
+        ),
+    ];
+    for (vcpu, figures) in report.per_vcpu.iter().enumerate().take(MOST_VCPUS) {
+        lines.push((
+            "vCPU",
+            format!(
+                "{vcpu}: {} dirty pages, {} ring-fulls, {} entries at most",
+                per_second(figures.dirty_pages_per_s),
+                figures.ring_fulls,
+                figures.peak_occupancy
+            ),
+        ));
+    }
+    let text: Vec<String> = lines
+        .iter()
+        .map(|(name, value)| format!("{name:<15} {value}\n"))
+        .collect();
+    text.concat()
+}
+
+/// vCPUs that a run lists one by one; JSON has them all.
+const MOST_VCPUS: usize = 8;
+
+/// A rate, with a unit that leaves few digits.
+pub(crate) fn per_second(rate: f64) -> String {
+    match rate {
+        rate if rate >= 1e6 => format!("{:.2} M/s", rate / 1e6),
+        rate if rate >= 1e3 => format!("{:.1} k/s", rate / 1e3),
+        rate => format!("{rate:.0} /s"),
+    }
+}
+
+/// A time in microseconds, with a unit that leaves few digits; a dash where it isn't known.
+pub(crate) fn micros(us: Option<f64>) -> String {
+    match us {
+        None => "-".into(),
+        Some(us) if us >= 1e6 => format!("{:.2} s", us / 1e6),
+        Some(us) if us >= 1e3 => format!("{:.1} ms", us / 1e3),
+        Some(us) => format!("{us:.0} us"),
+    }
+}

@@ -1,0 +1,10 @@
+//! The `dirty-ring` command: probe, run, compare and replay.
+#![forbid(unsafe_code)]
+
+mod command;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command::main()
+}
