@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dirty_ring::core::collector::RingFullMode;
-use dirty_ring::mock::Workload;
 
 use super::policy::PolicyName;
 use super::units;
+use super::workload::NamedWorkload;
 
 /// Adaptive reaping of KVM dirty rings: probe this host, run a guest, compare policies.
 ///
@@ -58,7 +58,7 @@ pub(crate) struct What {
     /// A preset (idle, trickle, hot, storm, burst, skew) or a specification such as
     /// 'pages=16384,spin=0,ms=1000/pages=512,spin=0,ms=1000|pages=64,spin=3000'
     #[arg(long, value_name = "W", default_value = "storm")]
-    pub(crate) workload: Workload,
+    pub(crate) workload: NamedWorkload,
 
     /// How long each run lasts, as in 4s  [default: 4s; 2s with --quick]
     #[arg(long, value_parser = units::run_duration)]
@@ -104,8 +104,12 @@ pub(crate) struct CompareArguments {
     pub(crate) what: What,
 
     /// Policies to compare; no logging is always measured along
-    #[arg(long, value_name = "P,P,...", value_delimiter = ',',
-          default_value = "seed,ladder,halving,fixed:1s")]
+    #[arg(
+        long,
+        value_name = "P,P,...",
+        value_delimiter = ',',
+        default_value = "seed,ladder,halving,fixed:1s"
+    )]
     pub(crate) policies: Vec<PolicyName>,
 
     /// Interleaved rounds  [default: 5; 3 with --quick]

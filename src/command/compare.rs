@@ -18,7 +18,8 @@ const DEFAULT_ROUNDS: u32 = 5;
 const QUICK_ROUNDS: u32 = 3;
 const QUICK_DURATION: Duration = Duration::from_secs(2);
 
-/// Guest speeds closer than this share of each other count as equal.
+/// Guest speeds closer than this share of each other count as equal, or closer than the rounds of
+/// one policy are among themselves, if that is more.
 const EQUAL_SPEED: f64 = 0.02;
 
 /// What `--json` prints.
@@ -127,7 +128,11 @@ impl Comparison {
         Standing {
             policy,
             writes_per_s,
-            speed: if undisturbed > 0.0 { writes_per_s / undisturbed } else { 1.0 },
+            speed: if undisturbed > 0.0 {
+                writes_per_s / undisturbed
+            } else {
+                1.0
+            },
             ring_fulls: median(runs().map(|run| run.ring_fulls as f64)).unwrap_or(0.0),
             per_million: median(runs().filter_map(|run| run.ring_fulls_per_million_pages)),
             longest_stall_us: median(runs().filter_map(|run| run.ring_full_stall_us.max)),
@@ -139,6 +144,24 @@ impl Comparison {
         }
     }
 
+    /// The share by which speeds must differ to count as different: what a policy's own rounds
+    /// differ by, as a rule.
+    fn equal_speed(&self, policies: &[PolicyName]) -> f64 {
+        let spread = |policy: &PolicyName| {
+            let name = policy.to_string();
+            let runs = self.runs.iter().map(|round| &round.report);
+            let mut speeds: Vec<f64> = runs
+                .filter(|run| run.policy == name)
+                .map(|run| run.page_writes_per_s)
+                .collect();
+            speeds.sort_by(f64::total_cmp);
+            let (least, most) = (speeds.first()?, speeds.last()?);
+            (*most > 0.0).then(|| (most - least) / most)
+        };
+        let spreads = policies.iter().filter_map(spread);
+        median(spreads).unwrap_or(0.0).max(EQUAL_SPEED)
+    }
+
     /// The table, best policy first, and one line of conclusion.
     fn text(&self, policies: &[PolicyName], rounds: u32) -> String {
         let undisturbed = self.standing(PolicyName::None, 0.0);
@@ -147,7 +170,8 @@ impl Comparison {
             .filter(|policy| **policy != PolicyName::None)
             .map(|policy| self.standing(*policy, undisturbed.writes_per_s))
             .collect();
-        rank(&mut ranked);
+        let equal = self.equal_speed(policies);
+        rank(&mut ranked, equal);
         let mut rows: Vec<Vec<String>> = ranked.iter().map(Standing::row).collect();
         rows.push(vec![
             "no logging".into(),
@@ -169,7 +193,7 @@ impl Comparison {
             "{}\n{}{}",
             self.title(rounds),
             table::of_figures(&header, &rows),
-            conclusion(&ranked)
+            conclusion(&ranked, equal)
         )
     }
 
@@ -180,7 +204,11 @@ impl Comparison {
         format!(
             "{} on {}: {} vCPU{}, rings of {} entries (full at {}), {} rounds of {:.0} s, medians",
             run.workload,
-            if run.backend == "kvm" { "KVM" } else { "the mock" },
+            if run.backend == "kvm" {
+                "KVM"
+            } else {
+                "the mock"
+            },
             run.vcpus,
             if run.vcpus == 1 { "" } else { "s" },
             run.ring_entries,
@@ -198,12 +226,15 @@ impl Standing {
             table::per_second(self.writes_per_s),
             format!("{:.1} %", self.speed * 100.0),
             format!("{:.0}", self.ring_fulls),
-            self.per_million.map_or("-".into(), |rate| format!("{rate:.1}")),
+            self.per_million
+                .map_or("-".into(), |rate| format!("{rate:.1}")),
             table::micros(self.longest_stall_us),
             format!("{:.2} %", self.stalled() * 100.0),
             format!("{:.0} /s", self.wakeups_per_s),
             match self.cpu_s {
-                Some(cpu_s) if self.seconds > 0.0 => format!("{:.1} %", cpu_s / self.seconds * 100.0),
+                Some(cpu_s) if self.seconds > 0.0 => {
+                    format!("{:.1} %", cpu_s / self.seconds * 100.0)
+                }
                 _ => "-".into(),
             },
         ]
@@ -211,28 +242,36 @@ impl Standing {
 
     /// The share of the run that vCPUs stood still, summed over them.
     fn stalled(&self) -> f64 {
-        if self.seconds > 0.0 { self.total_stall_us / 1e6 / self.seconds } else { 0.0 }
+        if self.seconds > 0.0 {
+            self.total_stall_us / 1e6 / self.seconds
+        } else {
+            0.0
+        }
     }
 }
 
 /// Best first: by guest speed, where a difference counts; then by ring-fulls; then by the reaper's
 /// CPU.
-fn rank(standings: &mut [Standing]) {
+fn rank(standings: &mut [Standing], equal: f64) {
     let best = standings.iter().map(|one| one.speed).fold(0.0, f64::max);
     // Steps below the best, so that "about equal" can't go round in a circle.
     let steps = |one: &Standing| match best > 0.0 {
-        true => ((1.0 - one.speed / best) / EQUAL_SPEED).floor(),
+        true => ((1.0 - one.speed / best) / equal).floor(),
         false => 0.0,
     };
     standings.sort_by(|one, other| {
         steps(one)
             .total_cmp(&steps(other))
             .then(one.ring_fulls.total_cmp(&other.ring_fulls))
-            .then(one.cpu_s.unwrap_or(0.0).total_cmp(&other.cpu_s.unwrap_or(0.0)))
+            .then(
+                one.cpu_s
+                    .unwrap_or(0.0)
+                    .total_cmp(&other.cpu_s.unwrap_or(0.0)),
+            )
     });
 }
 
-fn conclusion(ranked: &[Standing]) -> String {
+fn conclusion(ranked: &[Standing], equal: f64) -> String {
     let (Some(best), Some(worst)) = (ranked.first(), ranked.last()) else {
         return "Nothing to compare: name some policies with --policies.\n".into();
     };
@@ -245,15 +284,16 @@ fn conclusion(ranked: &[Standing]) -> String {
         );
     }
     format!(
-        "Best here: {} ({:.0} % of the undisturbed speed, {:.0} ring-fulls); last: {} ({:.0} %, \
-         {:.0}).\nRanked by guest speed, then (within {:.0} %) by ring-fulls, then by CPU.\n",
+        "Best here: {}, the guest at {:.1} % of its undisturbed speed with {:.0} ring-fulls; last: \
+         {}, {:.1} % with {:.0}.\nRanked by guest speed; within {:.0} % (what rounds differ by \
+         anyway) by ring-fulls, then by CPU.\n",
         best.policy,
         best.speed * 100.0,
         best.ring_fulls,
         worst.policy,
         worst.speed * 100.0,
         worst.ring_fulls,
-        EQUAL_SPEED * 100.0
+        equal * 100.0
     )
 }
 
@@ -302,7 +342,7 @@ mod tests {
             standing("halving", 0.99, 500.0),
             standing("ladder", 0.98, 3.0),
         ];
-        rank(&mut standings);
+        rank(&mut standings, EQUAL_SPEED);
         let order = standings.map(|one| one.policy.to_string());
         assert_eq!(order, ["ladder", "halving", "seed"]);
     }

@@ -14,6 +14,7 @@ mod run;
 mod table;
 mod trace;
 mod units;
+mod workload;
 
 use std::process::ExitCode;
 

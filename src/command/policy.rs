@@ -77,8 +77,15 @@ mod tests {
 
     #[test]
     fn every_policy_is_named_as_it_is_parsed() {
-        for name in ["none", "seed", "ladder", "halving", "fixed:1s", "fixed:10ms", "fixed:1s500ms"]
-        {
+        for name in [
+            "none",
+            "seed",
+            "ladder",
+            "halving",
+            "fixed:1s",
+            "fixed:10ms",
+            "fixed:1s500ms",
+        ] {
             let policy: PolicyName = name.parse().unwrap();
             assert_eq!(policy.to_string(), name);
         }
@@ -86,7 +93,9 @@ mod tests {
 
     #[test]
     fn an_unknown_policy_is_refused_with_those_there_are() {
-        for wrong in ["", "fixed", "fixed:", "fixed:0s", "fixed:10", "Seed", "fastest"] {
+        for wrong in [
+            "", "fixed", "fixed:", "fixed:0s", "fixed:10", "Seed", "fastest",
+        ] {
             assert!(wrong.parse::<PolicyName>().is_err(), "{wrong}");
         }
         let error = "fastest".parse::<PolicyName>().unwrap_err();

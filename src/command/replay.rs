@@ -81,7 +81,10 @@ fn print(out: &mut impl Write, line: &Line, json: bool) -> io::Result<()> {
     let level = line.level.map_or("-".into(), |level| level.to_string());
     let reasons = line.reasons.join(" ");
     let (step, wait_us) = (line.step, line.wait_us);
-    writeln!(out, "step {step:>6}  level {level}  wait {wait_us:>8} us  {reasons}")
+    writeln!(
+        out,
+        "step {step:>6}  level {level}  wait {wait_us:>8} us  {reasons}"
+    )
 }
 
 fn decide(
@@ -102,7 +105,10 @@ fn decide(
         })?;
     }
     if step == 0 {
-        return Err(trace.wrong(None, "it has a header and no steps: record some with run --trace"));
+        return Err(trace.wrong(
+            None,
+            "it has a header and no steps: record some with run --trace",
+        ));
     }
     Ok(())
 }
@@ -135,7 +141,11 @@ impl Trace {
             Err(error) => return Err(malformed(&name, &error)),
         };
         if header.is_empty() {
-            return Err(wrong(&name, None, "it is empty: a trace begins with a header"));
+            return Err(wrong(
+                &name,
+                None,
+                "it is empty: a trace begins with a header",
+            ));
         }
         let find = |column: &str| header.iter().position(|name| name == column);
         let need = |column: &str| {
@@ -173,9 +183,13 @@ impl Trace {
         let harvested = self.number(columns.harvested, u64::MAX)?;
         let ring_fulls = self.number(columns.ring_fulls, u32::MAX.into())?;
         let elapsed_us = self.optional(columns.elapsed_us, u64::MAX)?;
-        let at_ring_full = self.optional(columns.ring_full_harvested, u64::MAX)?.unwrap_or(0);
+        let at_ring_full = self
+            .optional(columns.ring_full_harvested, u64::MAX)?
+            .unwrap_or(0);
         let share = harvested.saturating_add(at_ring_full).div_ceil(self.vcpus);
-        let fullest = self.optional(columns.fullest, u32::MAX.into())?.unwrap_or(share);
+        let fullest = self
+            .optional(columns.fullest, u32::MAX.into())?
+            .unwrap_or(share);
         Ok(Some(Measurement {
             elapsed_us: elapsed_us.unwrap_or(wait_us),
             harvested,
@@ -232,11 +246,14 @@ fn malformed(name: &str, error: &csv::Error) -> Failure {
     let text = match error.kind() {
         ErrorKind::UnequalLengths {
             expected_len, len, ..
-        } => format!(
-            "it has {len} columns and the header has {expected_len}: was the line cut off?"
-        ),
+        } => {
+            format!("it has {len} columns and the header has {expected_len}: was the line cut off?")
+        }
         ErrorKind::Utf8 { err, .. } => {
-            format!("column {}: it is no text: is this a trace?", err.field() + 1)
+            format!(
+                "column {}: it is no text: is this a trace?",
+                err.field() + 1
+            )
         }
         ErrorKind::Io(error) => format!("it can't be read: {error}"),
         _ => error.to_string(),

@@ -1,6 +1,6 @@
 //! Tables for people.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{Cell, CellAlignment, Table};
 
 use super::report::RunReport;
@@ -8,8 +8,8 @@ use super::report::RunReport;
 /// A table whose first column is text and whose others are figures.
 pub(crate) fn of_figures(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
-    table.set_header(header.iter().map(|title| Cell::new(title)));
+    table.load_style(ASCII_MARKDOWN);
+    table.set_header(header.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.iter().enumerate().map(|(column, text)| {
             let cell = Cell::new(text);

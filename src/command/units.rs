@@ -67,7 +67,17 @@ mod tests {
     fn durations_need_a_unit_and_sense() {
         assert_eq!(duration("4s"), Ok(Duration::from_secs(4)));
         assert_eq!(duration("10ms"), Ok(Duration::from_millis(10)));
-        for wrong in ["", "4", "-4s", "0s", "1ns", "25h", "99999999999y", "s", "4 parsecs"] {
+        for wrong in [
+            "",
+            "4",
+            "-4s",
+            "0s",
+            "1ns",
+            "25h",
+            "99999999999y",
+            "s",
+            "4 parsecs",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(run_duration("9ms").is_err());

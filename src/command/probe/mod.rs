@@ -73,8 +73,14 @@ impl Probe {
             let pml = if kvm.pml { "yes" } else { "no" };
             lines.extend([
                 ("dirty ring", kvm.capability.to_owned()),
-                ("largest ring", format!("{} entries per vCPU", kvm.max_ring_entries)),
-                ("kept free", format!("{} entries of each ring", kvm.reserved_entries)),
+                (
+                    "largest ring",
+                    format!("{} entries per vCPU", kvm.max_ring_entries),
+                ),
+                (
+                    "kept free",
+                    format!("{} entries of each ring", kvm.reserved_entries),
+                ),
                 ("with bitmap", bitmap.to_owned()),
                 ("PML", pml.to_owned()),
             ]);
@@ -87,8 +93,14 @@ impl Probe {
                 "dirty pages",
                 format!("{} at most", table::per_second(costs.dirty_pages_per_s)),
             ),
-            ("dirty fault", format!("{:.0} ns a page", costs.dirty_fault_ns)),
-            ("harvest", format!("{:.1} ns a page", costs.harvest_ns_per_page)),
+            (
+                "dirty fault",
+                format!("{:.0} ns a page", costs.dirty_fault_ns),
+            ),
+            (
+                "harvest",
+                format!("{:.1} ns a page", costs.harvest_ns_per_page),
+            ),
             ("reset", format!("{:.1} ns a page", costs.reset_ns_per_page)),
             (
                 "wake-up",

@@ -14,9 +14,7 @@ use dirty_ring::mock::Workload;
 use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;
 use crate::command::host::{self, KvmHost};
-use crate::command::report::{
-    RunReport, Stall, Stalls, VcpuReport, per_million, per_second,
-};
+use crate::command::report::{RunReport, Stall, Stalls, VcpuReport, per_million, per_second};
 
 /// Slots that the guest's memory is cut into: more than one, as with any real VMM.
 const DATA_SLOTS: usize = 2;
@@ -103,11 +101,7 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
     })
 }
 
-fn reaped(
-    vm: ReapedGuest,
-    plan: &Plan,
-    stalls: &Mutex<Stalls>,
-) -> Result<Window, CallbackError> {
+fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Stalls>) -> Result<Window, CallbackError> {
     let (seconds, page_writes) = match drive(&vm.guest, &vm.running, plan) {
         Ok(window) => window,
         Err(error) => {
@@ -136,11 +130,7 @@ fn reaped(
 
 /// Runs the workload's phases for the plan's duration; returns the seconds that passed and the
 /// page writes in them.
-fn drive(
-    guest: &Guest,
-    running: &RunningGuest,
-    plan: &Plan,
-) -> Result<(f64, u64), CallbackError> {
+fn drive(guest: &Guest, running: &RunningGuest, plan: &Plan) -> Result<(f64, u64), CallbackError> {
     let begin = Instant::now();
     let mut ends_us = vec![0; guest.params().len()];
     loop {

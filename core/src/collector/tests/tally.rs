@@ -153,3 +153,13 @@ fn the_meter_measures_the_guest_and_not_the_speed_of_the_harvest() {
     let meter = collector.backend().rings()[0].meter();
     assert!(meter.max_per_s() < 1100, "{}", meter.max_per_s());
 }
+
+#[test]
+fn a_ring_that_was_emptied_in_whole_batches_is_measured_at_once() {
+    let mut collector = collector::<16>(1);
+    collector.backend().memory(0).log_pages(0..192);
+    let taken = collector.ring_full(0, RingFullMode::Whole, 1_000_000);
+    assert_eq!(taken.unwrap().harvested, 192);
+    let meter = collector.backend().rings()[0].meter();
+    assert_eq!((meter.mean_per_s(), meter.max_per_s()), (192, 192));
+}

@@ -1,0 +1,89 @@
+//! A run on the simulated VM, in virtual time.
+
+use dirty_ring::core::size::RingSize;
+use dirty_ring::mock::{SimConfig, SimError, SimReport, Simulation};
+
+use super::{PAGE_BYTES, Plan};
+use crate::command::failure::Failure;
+use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
+
+/// Runs `plan` on the mock.
+pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
+    let size = RingSize::new(plan.place.ring_entries, PAGE_BYTES as u32, 0)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    plan.pages_per_vcpu()?;
+    let config = SimConfig {
+        vcpus: plan.place.vcpus.into(),
+        workload: (*plan.what.workload).clone(),
+        policy: plan.policy.controller(size),
+        ring_full_mode: plan.what.ring_full.mode(),
+        duration_us: u64::try_from(plan.duration.as_micros()).unwrap_or(u64::MAX),
+        ..SimConfig::new(size)
+    };
+    let simulation = Simulation::new(config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let observe = |step: &_| {
+        if let Some(trace) = &plan.trace {
+            trace.write(step);
+        }
+    };
+    let (report, ()) = simulation.run(observe, |_| ()).map_err(failed)?;
+    if !report.is_sound() {
+        return Err(Failure::Run(format!(
+            "{} pages were lost: this is a fault of the reaper or of the mock, please report it",
+            report.lost_pages
+        )));
+    }
+    Ok(as_run(&report, plan, size))
+}
+
+fn failed(error: SimError) -> Failure {
+    match error {
+        SimError::Config(error) => Failure::Usage(error.to_string()),
+        error => Failure::Run(error.to_string()),
+    }
+}
+
+fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
+    let seconds = report.duration_us as f64 / 1e6;
+    let us = |ns: u64| ns as f64 / 1e3;
+    let stalls = &report.stalls;
+    let known = |ns: u64| (stalls.count() > 0).then_some(us(ns));
+    RunReport {
+        policy: plan.policy.to_string(),
+        backend: "mock",
+        workload: plan.what.workload.to_string(),
+        ring_entries: size.entries(),
+        ring_capacity: size.soft_limit(),
+        vcpus: plan.place.vcpus,
+        duration_s: seconds,
+        page_writes: report.page_writes,
+        page_writes_per_s: per_second(report.page_writes, seconds),
+        ring_fulls: report.ring_fulls,
+        ring_fulls_per_million_pages: per_million(report.ring_fulls, report.pages_harvested),
+        ring_full_stall_us: Stall {
+            p50: known(stalls.p50_ns()),
+            p99: known(stalls.p99_ns()),
+            max: known(stalls.max_ns()),
+            total: us(stalls.total_ns()),
+        },
+        pages_harvested: report.pages_harvested,
+        harvests: report.harvests,
+        resets: report.resets,
+        wakeups: report.wakeups,
+        peeks: report.peeks,
+        reaper_cpu_s: plan
+            .policy
+            .controller(size)
+            .map(|_| us(report.reaper_busy_ns) / 1e6),
+        per_vcpu: report
+            .per_vcpu
+            .iter()
+            .map(|vcpu| VcpuReport {
+                ring_fulls: vcpu.ring_fulls,
+                pages_harvested: vcpu.pages_harvested,
+                dirty_pages_per_s: per_second(vcpu.pages_harvested, seconds),
+                peak_occupancy: vcpu.peak_occupancy,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,39 @@
+//! A workload, as the command line names it.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+
+use dirty_ring::mock::{Workload, WorkloadError};
+
+/// A workload that remembers what it was called: a preset keeps its name.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedWorkload {
+    name: String,
+    workload: Workload,
+}
+
+impl FromStr for NamedWorkload {
+    type Err = WorkloadError;
+
+    fn from_str(text: &str) -> Result<Self, WorkloadError> {
+        Ok(Self {
+            name: text.trim().to_owned(),
+            workload: text.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for NamedWorkload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Deref for NamedWorkload {
+    type Target = Workload;
+
+    fn deref(&self) -> &Workload {
+        &self.workload
+    }
+}
