@@ -257,7 +257,7 @@ fn drive<C: Controller>(
                         board.passes_begun += 1;
                     });
                 }
-                let harvest = handoff.harvest(clock.now_us(), begin);
+                let harvest = reaper.harvest(handoff, clock.now_us(), begin);
                 reaper.on_harvested(&harvest)
             }
             Action::Reset => {

@@ -245,6 +245,8 @@ pub struct Totals {
     pub entries_reset: u64,
     /// Pages published.
     pub published: u64,
+    /// Rings that the reaper looked at before it decided which to harvest.
+    pub peeks: u64,
 }
 
 /// Collects dirty pages from all the rings of one VM.
@@ -285,6 +287,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 short_resets: 0,
                 entries_reset: 0,
                 published: 0,
+                peeks: 0,
             },
             pass: PassTally {
                 harvested: 0,
@@ -333,9 +336,36 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         if begin {
             self.begin_pass();
         }
+        self.harvest_wanted(now_us)
+    }
+
+    /// The same, but looks first and harvests only the rings that `wants` asks for; it is asked
+    /// at the beginning of the pass.
+    pub fn harvest_where(
+        &mut self,
+        now_us: u64,
+        begin: bool,
+        mut wants: impl FnMut(&mut Ring<B::Memory>) -> bool,
+    ) -> Harvested {
+        if begin {
+            self.begin_pass();
+            for ring in self.backend.rings_mut() {
+                ring.is_wanted = wants(ring);
+            }
+            let rings = self.backend.rings().len();
+            self.totals.peeks = self.totals.peeks.saturating_add(rings as u64);
+        }
+        self.harvest_wanted(now_us)
+    }
+
+    fn harvest_wanted(&mut self, now_us: u64) -> Harvested {
         let mut entries = 0u32;
         let mut more = false;
         while let Some(ring) = self.backend.rings().get(self.cursor.ring) {
+            if !ring.is_wanted {
+                self.cursor.ring = self.cursor.ring.saturating_add(1);
+                continue;
+            }
             let left = self.cursor.left.unwrap_or(ring.size().entries());
             let first = self.cursor.left.is_none();
             let room = self.room();
@@ -537,6 +567,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.cursor = PassCursor::default();
         self.pass = PassTally::default();
         for ring in self.backend.rings_mut() {
+            ring.is_wanted = true;
             let taken = ring.begin_pass();
             self.pass.ring_full_harvested =
                 self.pass.ring_full_harvested.saturating_add(taken.into());

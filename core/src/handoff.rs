@@ -4,6 +4,7 @@
 use crate::collector::{Backend, CollectError, Collector, Harvested, RingFullMode, RingFullReport};
 use crate::counter::EventCounter;
 use crate::doorbell::{Doorbell, Seen, Wakes};
+use crate::ring::Ring;
 use crate::sync::{Lock, Park, SharedWord};
 
 /// Shared by every vCPU thread and the reaper of one VM: the collector under one lock, the count
@@ -85,6 +86,23 @@ where
         let harvested = self
             .collector
             .with(|collector| collector.harvest(now_us, begin));
+        ReaperHarvest {
+            harvested,
+            ring_fulls,
+        }
+    }
+
+    /// For the reaper: the same, but harvests only the rings that `wants` asks for.
+    pub fn harvest_where(
+        &self,
+        now_us: u64,
+        begin: bool,
+        wants: impl FnMut(&mut Ring<B::Memory>) -> bool,
+    ) -> ReaperHarvest {
+        let ring_fulls = self.ring_fulls.load();
+        let harvested = self
+            .collector
+            .with(|collector| collector.harvest_where(now_us, begin, wants));
         ReaperHarvest {
             harvested,
             ring_fulls,

@@ -15,7 +15,8 @@
 //!   model checker can run the very code that ships.
 //! * [`controller`]: how long to wait until the next reap: [`Fixed`](controller::Fixed),
 //!   [`Seed`](controller::Seed), [`Ladder`](controller::Ladder), [`Halving`](controller::Halving),
-//!   and [`Policy`](controller::Policy), which holds any of them.
+//!   [`Deadline`](controller::Deadline), and [`Policy`](controller::Policy), which holds any of
+//!   them.
 //! * [`reaper`]: the machine that ties it together: events and `now` go in, an
 //!   [`Action`](reaper::Action) with a deadline comes out.
 //! * [`meter`], [`slots`], [`size`]: dirty rates, registered memory, ring sizes and soft limits.
@@ -47,6 +48,7 @@ pub mod doorbell;
 pub mod entry;
 pub mod handoff;
 pub mod meter;
+mod outlook;
 pub mod reaper;
 pub mod ring;
 pub mod size;

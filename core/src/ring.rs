@@ -7,6 +7,7 @@
 
 use crate::entry::{DirtyGfn, EntryFlags, EntryMemory};
 use crate::meter::RateMeter;
+use crate::outlook::{Outlook, Recurrence};
 use crate::size::RingSize;
 
 /// Ring-full exits in a row with nothing to harvest and nothing to reset after which a ring counts
@@ -44,6 +45,10 @@ pub struct Ring<M> {
     fetch: u32,
     stats: RingStats,
     meter: RateMeter,
+    pub(crate) outlook: Outlook,
+    pub(crate) recurrence: Recurrence,
+    /// The reaper's present pass takes entries from it.
+    pub(crate) is_wanted: bool,
     fruitless_exits: u32,
     /// The last harvest stopped for want of entries, not at its limit.
     emptied: bool,
@@ -67,6 +72,9 @@ impl<M: EntryMemory> Ring<M> {
                 peak_occupancy: 0,
             },
             meter: RateMeter::starting_at(now_us),
+            outlook: Outlook::starting_at(now_us),
+            recurrence: Recurrence::new(),
+            is_wanted: true,
             fruitless_exits: 0,
             emptied: true,
             taken_at_ring_full: 0,
@@ -100,13 +108,16 @@ impl<M: EntryMemory> Ring<M> {
     /// Each entry is marked [`RESET`](EntryFlags::RESET); the pages are KVM's again only after its
     /// reset.
     pub fn harvest(&mut self, limit: u32, mut take: impl FnMut(DirtyGfn)) -> u32 {
+        let soft_limit = self.size().soft_limit();
         let mut taken = 0;
         while taken < limit {
             let index = self.index(0);
             if self.memory.load_flags(index) != EntryFlags::DIRTY {
                 break;
             }
-            take(self.memory.read(index));
+            let gfn = self.memory.read(index);
+            self.recurrence.see(gfn, soft_limit);
+            take(gfn);
             self.memory.store_flags(index, EntryFlags::RESET);
             self.fetch = self.fetch.wrapping_add(1);
             taken = taken.saturating_add(1);
@@ -147,6 +158,11 @@ impl<M: EntryMemory> Ring<M> {
             }
         }
         at_least
+    }
+
+    /// KVM's free-running index, where `occupancy` entries wait.
+    pub(crate) const fn published(&self, occupancy: u32) -> u32 {
+        self.fetch.wrapping_add(occupancy)
     }
 
     /// Counts `entries` that somebody found in the ring at once.

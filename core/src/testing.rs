@@ -310,6 +310,8 @@ impl Random {
             fullest: fullest + ring_fulls * 4032,
             ring_fulls,
             wakes: Wakes::TIMER,
+            late_us: self.below(300),
+            took_us: self.below(500),
         }
     }
 }

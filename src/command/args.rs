@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dirty_ring::core::collector::RingFullMode;
+use dirty_ring::core::size::MAX_ENTRIES;
 
 use super::policy::PolicyName;
 use super::units;
 use super::workload::NamedWorkload;
+
+/// Most rounds that a comparison may have.
+const MAX_ROUNDS: u32 = 1000;
 
 /// Adaptive reaping of KVM dirty rings: probe this host, run a guest, compare policies.
 ///
@@ -40,15 +44,15 @@ pub(crate) struct Where {
     pub(crate) backend: BackendName,
 
     /// Entries of each vCPU's ring, a power of two
-    #[arg(long, value_name = "N", default_value_t = 4096)]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = ring_entries, allow_negative_numbers = true)]
     pub(crate) ring_entries: u32,
 
     /// vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = vcpus, allow_negative_numbers = true)]
     pub(crate) vcpus: u16,
 
     /// Guest memory that may be written, all vCPUs; by default what the workload writes
-    #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_bytes, allow_hyphen_values = true)]
     pub(crate) mem: Option<u64>,
 }
 
@@ -61,7 +65,7 @@ pub(crate) struct What {
     pub(crate) workload: NamedWorkload,
 
     /// How long each run lasts, as in 4s  [default: 4s; 2s with --quick]
-    #[arg(long, value_parser = units::run_duration)]
+    #[arg(long, value_parser = units::run_duration, allow_hyphen_values = true)]
     pub(crate) duration: Option<Duration>,
 
     /// What a vCPU does with its full ring: one chunk and a kick, or the whole of all rings
@@ -113,7 +117,7 @@ pub(crate) struct CompareArguments {
     pub(crate) policies: Vec<PolicyName>,
 
     /// Interleaved rounds  [default: 5; 3 with --quick]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = rounds, allow_negative_numbers = true)]
     pub(crate) rounds: Option<u32>,
 
     /// Fewer and shorter rounds: under a minute
@@ -132,11 +136,11 @@ pub(crate) struct ReplayArguments {
     pub(crate) policy: PolicyName,
 
     /// Entries of each vCPU's ring, a power of two
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = ring_entries, allow_negative_numbers = true)]
     pub(crate) ring_entries: u32,
 
     /// vCPUs: where the trace doesn't say how full the fullest ring was, an even share is assumed
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = vcpus, allow_negative_numbers = true)]
     pub(crate) vcpus: u16,
 
     /// Print one JSON object a line
@@ -159,6 +163,19 @@ pub(crate) enum BackendName {
 pub(crate) enum RingFullName {
     Chunk,
     Whole,
+}
+
+/// Which powers of two are allowed is the ring's to say.
+fn ring_entries(text: &str) -> Result<u32, String> {
+    units::whole(text, 0, u32::MAX).map_err(|_| format!("give a power of two up to {MAX_ENTRIES}"))
+}
+
+fn vcpus(text: &str) -> Result<u16, String> {
+    units::whole(text, 1, u16::MAX)
+}
+
+fn rounds(text: &str) -> Result<u32, String> {
+    units::whole(text, 1, MAX_ROUNDS)
 }
 
 impl RingFullName {

@@ -202,19 +202,18 @@ impl Comparison {
             return String::new();
         };
         format!(
-            "{} on {}: {} vCPU{}, rings of {} entries (full at {}), {} rounds of {:.0} s, medians",
+            "{} on {}: {}, rings of {} entries (full at {}), {} of {}, medians",
             run.workload,
             if run.backend == "kvm" {
                 "KVM"
             } else {
                 "the mock"
             },
-            run.vcpus,
-            if run.vcpus == 1 { "" } else { "s" },
+            table::counted(run.vcpus, "vCPU"),
             run.ring_entries,
             run.ring_capacity,
-            rounds,
-            run.duration_s
+            table::counted(rounds, "round"),
+            table::micros(Some(run.duration_s * 1e6))
         )
     }
 }
@@ -238,6 +237,10 @@ impl Standing {
                 _ => "-".into(),
             },
         ]
+    }
+
+    fn counted_ring_fulls(&self) -> String {
+        table::counted(self.ring_fulls.round() as u64, "ring-full")
     }
 
     /// The share of the run that vCPUs stood still, summed over them.
@@ -277,22 +280,22 @@ fn conclusion(ranked: &[Standing], equal: f64) -> String {
     };
     if ranked.len() == 1 {
         return format!(
-            "{} leaves the guest {:.0} % of its undisturbed speed, with {:.0} ring-fulls.\n",
+            "{} leaves the guest {:.1} % of its undisturbed speed, with {}.\n",
             best.policy,
             best.speed * 100.0,
-            best.ring_fulls
+            best.counted_ring_fulls()
         );
     }
     format!(
-        "Best here: {}, the guest at {:.1} % of its undisturbed speed with {:.0} ring-fulls; last: \
-         {}, {:.1} % with {:.0}.\nRanked by guest speed; within {:.0} % (what rounds differ by \
+        "Best here: {}, the guest at {:.1} % of its undisturbed speed with {}; last: \
+         {}, {:.1} % with {}.\nRanked by guest speed; within {:.0} % (what rounds differ by \
          anyway) by ring-fulls, then by CPU.\n",
         best.policy,
         best.speed * 100.0,
-        best.ring_fulls,
+        best.counted_ring_fulls(),
         worst.policy,
         worst.speed * 100.0,
-        worst.ring_fulls,
+        worst.counted_ring_fulls(),
         equal * 100.0
     )
 }

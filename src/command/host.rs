@@ -1,11 +1,16 @@
 //! The host, as reports name it, and its KVM.
 
+use std::io::{self, Write};
+
 use dirty_ring::kvm::Support;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 
 use super::args::BackendName;
 use super::failure::Failure;
+
+/// `KVM_API_VERSION`: the same since Linux 2.6.22, and no other will come (api.rst 4.1).
+const KVM_API_VERSION: i32 = 12;
 
 /// What the figures were measured on.
 #[derive(Clone, Debug, Serialize)]
@@ -63,17 +68,24 @@ impl KvmHost {
     /// Opens `/dev/kvm` and looks for dirty rings.
     pub(crate) fn open() -> Result<Self, Failure> {
         let kvm = Kvm::new().map_err(|error| {
-            let advice = match std::io::Error::from_raw_os_error(error.errno()).kind() {
-                std::io::ErrorKind::PermissionDenied => {
+            let advice = match io::Error::from_raw_os_error(error.errno()).kind() {
+                io::ErrorKind::PermissionDenied => {
                     "let your user read and write it (the kvm group, as a rule)"
                 }
-                std::io::ErrorKind::NotFound => {
+                io::ErrorKind::NotFound => {
                     "load the kvm module, or choose --backend mock where that will do"
                 }
                 _ => "see the kernel's log, or choose --backend mock where that will do",
             };
             Failure::Host(format!("/dev/kvm can't be opened: {error}; {advice}"))
         })?;
+        if kvm.get_api_version() != KVM_API_VERSION {
+            return Err(Failure::Host(
+                "/dev/kvm is there but is no KVM: load the kvm module, or choose --backend mock \
+                 where that will do"
+                    .into(),
+            ));
+        }
         let support = Support::probe(&kvm)
             .map_err(|error| Failure::Host(format!("{error}; or choose --backend mock")))?;
         if cfg!(not(target_arch = "x86_64")) {
@@ -93,7 +105,11 @@ impl KvmHost {
             BackendName::Auto => match Self::open() {
                 Ok(host) => Ok(Some(host)),
                 Err(failure) => {
-                    eprintln!("dirty-ring: using the mock, because {failure}");
+                    // A closed stderr is no reason to stop.
+                    let _ = writeln!(
+                        io::stderr(),
+                        "dirty-ring: using the mock, because {failure}"
+                    );
                     Ok(None)
                 }
             },

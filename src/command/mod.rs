@@ -4,6 +4,7 @@ mod args;
 mod compare;
 mod failure;
 mod host;
+mod lines;
 mod output;
 mod policy;
 mod probe;
@@ -18,8 +19,8 @@ mod workload;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use args::{Arguments, Command, CompareArguments};
 use failure::Failure;
@@ -65,9 +66,20 @@ fn refuse(error: &clap::Error) -> ExitCode {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty())
         .collect();
-    let what = match details.is_empty() {
-        true => what.to_owned(),
-        false => format!("{what} {}", details.join("; ")),
+    let what = match details.first() {
+        None => what.to_owned(),
+        Some(first) if first.starts_with("tip:") => format!("{what}; {}", details.join("; ")),
+        Some(_) => format!("{what} {}", details.join("; ")),
     };
-    Failure::Usage(format!("{what}\ntry 'dirty-ring --help'")).report()
+    Failure::Usage(format!("{what}\ntry 'dirty-ring {}--help'", subcommand())).report()
+}
+
+/// The subcommand that was called, with a space after it; nothing where it is none.
+fn subcommand() -> String {
+    let name = std::env::args_os().nth(1).unwrap_or_default();
+    let known = Arguments::command();
+    match known.find_subcommand(&name) {
+        Some(subcommand) => format!("{} ", subcommand.get_name()),
+        None => String::new(),
+    }
 }

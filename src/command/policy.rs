@@ -16,6 +16,7 @@ pub(crate) enum PolicyName {
     Seed,
     Ladder,
     Halving,
+    Deadline,
     Fixed(Duration),
 }
 
@@ -27,6 +28,7 @@ impl PolicyName {
             Self::Seed => Some(Policy::seed(size)),
             Self::Ladder => Some(Policy::ladder(size)),
             Self::Halving => Some(Policy::halving(size)),
+            Self::Deadline => Some(Policy::deadline(size)),
             Self::Fixed(wait) => {
                 let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
                 // Parsing allows no wait of 0.
@@ -45,10 +47,11 @@ impl FromStr for PolicyName {
             "seed" => Ok(Self::Seed),
             "ladder" => Ok(Self::Ladder),
             "halving" => Ok(Self::Halving),
+            "deadline" => Ok(Self::Deadline),
             other => match other.strip_prefix("fixed:") {
                 Some(wait) => units::duration(wait).map(Self::Fixed),
                 None => Err(format!(
-                    "'{other}' is no policy: choose seed, ladder, halving, \
+                    "'{other}' is no policy: choose seed, ladder, halving, deadline, \
                      fixed:DURATION (as in fixed:1s) or none"
                 )),
             },
@@ -63,6 +66,7 @@ impl fmt::Display for PolicyName {
             Self::Seed => f.write_str("seed"),
             Self::Ladder => f.write_str("ladder"),
             Self::Halving => f.write_str("halving"),
+            Self::Deadline => f.write_str("deadline"),
             Self::Fixed(wait) => {
                 let text = humantime::format_duration(*wait).to_string();
                 write!(f, "fixed:{}", text.replace(' ', ""))

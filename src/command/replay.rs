@@ -8,13 +8,14 @@
 //! | `ring_full_harvested` | 0 |
 //! | `fullest` | an even share of `harvested` and `ring_full_harvested` over the vCPUs, rounded up |
 //!
-//! Other columns are ignored; an empty field counts as one left out.
+//! Other columns are ignored; an empty field counts as one left out, and blank lines as none. A
+//! trace is read row by row, however long it is.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
-use csv::{ErrorKind, Position, StringRecord};
+use csv::{ErrorKind, StringRecord};
 use dirty_ring::core::controller::{Controller, Decision, Measurement, Policy};
 use dirty_ring::core::doorbell::Wakes;
 use dirty_ring::core::size::RingSize;
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use super::args::ReplayArguments;
 use super::failure::Failure;
+use super::lines::Lines;
 use super::output;
 use super::policy::PolicyName;
 use super::trace::reason_names;
@@ -44,7 +46,7 @@ pub(crate) fn replay(arguments: &ReplayArguments) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let Some(policy) = arguments.policy.controller(size) else {
         return Err(Failure::Usage(format!(
-            "policy {} decides nothing: choose one that reaps",
+            "policy {} decides nothing: choose one that reaps, such as ladder",
             PolicyName::None
         )));
     };
@@ -60,7 +62,7 @@ pub(crate) fn replay(arguments: &ReplayArguments) -> Result<(), Failure> {
     result
 }
 
-fn open(path: &Path) -> Result<(String, Box<dyn Read>), Failure> {
+fn open(path: &Path) -> Result<(String, Input), Failure> {
     if path == Path::new("-") {
         return Ok(("standard input".into(), Box::new(io::stdin().lock())));
     }
@@ -68,7 +70,8 @@ fn open(path: &Path) -> Result<(String, Box<dyn Read>), Failure> {
     match File::open(path) {
         Ok(file) => Ok((name, Box::new(BufReader::new(file)))),
         Err(error) => Err(Failure::Usage(format!(
-            "the trace {name} can't be opened: {error}"
+            "the trace {name} can't be opened: {error}; record one with run --trace, or give - \
+             for standard input"
         ))),
     }
 }
@@ -113,10 +116,12 @@ fn decide(
     Ok(())
 }
 
+type Input = Box<dyn BufRead>;
+
 /// A trace being read.
 struct Trace {
     name: String,
-    reader: csv::Reader<Box<dyn Read>>,
+    reader: csv::Reader<Lines<Input>>,
     columns: Columns,
     record: StringRecord,
     vcpus: u64,
@@ -132,14 +137,15 @@ struct Columns {
 }
 
 impl Trace {
-    fn new(name: String, input: Box<dyn Read>, vcpus: u64) -> Result<Self, Failure> {
+    fn new(name: String, input: Input, vcpus: u64) -> Result<Self, Failure> {
         let mut reader = csv::ReaderBuilder::new()
             .trim(csv::Trim::All)
-            .from_reader(input);
+            .from_reader(Lines::new(input));
         let header = match reader.headers() {
             Ok(header) => header.clone(),
-            Err(error) => return Err(malformed(&name, &error)),
+            Err(error) => return Err(malformed(&name, reader.get_ref().line(), &error)),
         };
+        let line = reader.get_ref().line();
         if header.is_empty() {
             return Err(wrong(
                 &name,
@@ -153,7 +159,7 @@ impl Trace {
                 let text = format!(
                     "the column '{column}' is missing: a trace needs 'harvested' and 'ring_fulls'"
                 );
-                wrong(&name, Some(1), &text)
+                wrong(&name, Some(line), &text)
             })
         };
         let columns = Columns {
@@ -174,10 +180,11 @@ impl Trace {
 
     /// The next step, or `None` at the end. `wait_us` is what the policy decided before.
     fn next(&mut self, wait_us: u64) -> Result<Option<Measurement>, Failure> {
+        self.reader.get_mut().begin_record();
         match self.reader.read_record(&mut self.record) {
             Ok(true) => {}
             Ok(false) => return Ok(None),
-            Err(error) => return Err(malformed(&self.name, &error)),
+            Err(error) => return Err(malformed(&self.name, self.line(), &error)),
         }
         let columns = &self.columns;
         let harvested = self.number(columns.harvested, u64::MAX)?;
@@ -197,6 +204,7 @@ impl Trace {
             fullest: u32::try_from(fullest).unwrap_or(u32::MAX),
             ring_fulls: u32::try_from(ring_fulls).unwrap_or(u32::MAX),
             wakes: Wakes::TIMER,
+            ..Measurement::default()
         }))
     }
 
@@ -219,12 +227,16 @@ impl Trace {
             Err(_) if field.bytes().all(|byte| byte.is_ascii_digit()) => "is too large",
             Err(_) => "is no whole number",
         };
-        let line = self.record.position().map(Position::line);
         let text = format!(
             "column {}: '{field}' {trouble}: give a whole number from 0 to {most}",
             column + 1
         );
-        Err(wrong(&self.name, line, &text))
+        Err(self.wrong(Some(self.line()), &text))
+    }
+
+    /// The line of the record read last, from 1; the last one of a record of several.
+    fn line(&self) -> u64 {
+        self.reader.get_ref().line()
     }
 
     fn wrong(&self, line: Option<u64>, text: &str) -> Failure {
@@ -241,17 +253,18 @@ fn wrong(name: &str, line: Option<u64>, text: &str) -> Failure {
 }
 
 /// The same for an error of the CSV itself.
-fn malformed(name: &str, error: &csv::Error) -> Failure {
-    let line = error.position().map(Position::line);
+fn malformed(name: &str, line: u64, error: &csv::Error) -> Failure {
+    let line = (line > 0).then_some(line);
     let text = match error.kind() {
         ErrorKind::UnequalLengths {
             expected_len, len, ..
         } => {
-            format!("it has {len} columns and the header has {expected_len}: was the line cut off?")
+            let columns = if *len == 1 { "column" } else { "columns" };
+            format!("it has {len} {columns}, the header {expected_len}: was the line cut off?")
         }
         ErrorKind::Utf8 { err, .. } => {
             format!(
-                "column {}: it is no text: is this a trace?",
+                "column {}: it is no text (UTF-8): is this a trace?",
                 err.field() + 1
             )
         }

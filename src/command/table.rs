@@ -29,8 +29,12 @@ pub(crate) fn of_run(report: &RunReport) -> String {
         (
             "run",
             format!(
-                "{} under {}, {} vCPUs, {:.2} s on {}",
-                report.workload, report.policy, report.vcpus, report.duration_s, report.backend
+                "{} under {}, {}, {} on {}",
+                report.workload,
+                report.policy,
+                counted(report.vcpus, "vCPU"),
+                micros(Some(report.duration_s * 1e6)),
+                report.backend
             ),
         ),
         (
@@ -50,25 +54,30 @@ pub(crate) fn of_run(report: &RunReport) -> String {
         ),
         (
             "stalls on them",
-            format!(
-                "{} (half below {}, longest {})",
-                micros(Some(stall.total)),
-                micros(stall.p50),
-                micros(stall.max)
-            ),
+            match stall.max {
+                None => "none".into(),
+                longest => format!(
+                    "{} (half below {}, longest {})",
+                    micros(Some(stall.total)),
+                    micros(stall.p50),
+                    micros(longest)
+                ),
+            },
         ),
         (
             "reaped",
             format!(
-                "{} pages in {} harvests and {} resets",
-                report.pages_harvested, report.harvests, report.resets
+                "{} in {} and {}",
+                counted(report.pages_harvested, "page"),
+                counted(report.harvests, "harvest"),
+                counted(report.resets, "reset")
             ),
         ),
         (
             "reaper",
             format!(
-                "{} wake-ups, {} of CPU",
-                report.wakeups,
+                "{}, {} of CPU",
+                counted(report.wakeups, "wake-up"),
                 micros(report.reaper_cpu_s.map(|s| s * 1e6))
             ),
         ),
@@ -77,10 +86,10 @@ pub(crate) fn of_run(report: &RunReport) -> String {
         lines.push((
             "vCPU",
             format!(
-                "{vcpu}: {} dirty pages, {} ring-fulls, {} entries at most",
+                "{vcpu}: dirty pages {}, {}, {} at most",
                 per_second(figures.dirty_pages_per_s),
-                figures.ring_fulls,
-                figures.peak_occupancy
+                counted(figures.ring_fulls, "ring-full"),
+                counted(figures.peak_occupancy, "entry")
             ),
         ));
     }
@@ -93,6 +102,16 @@ pub(crate) fn of_run(report: &RunReport) -> String {
 
 /// vCPUs that a run lists one by one; JSON has them all.
 const MOST_VCPUS: usize = 8;
+
+/// A number of things, in English: `1 page`, `2 entries`.
+pub(crate) fn counted<N: Into<u64>>(number: N, thing: &str) -> String {
+    let number = number.into();
+    match (number, thing.strip_suffix('y')) {
+        (1, _) => format!("1 {thing}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {thing}s"),
+    }
+}
 
 /// A rate, with a unit that leaves few digits.
 pub(crate) fn per_second(rate: f64) -> String {
@@ -110,5 +129,17 @@ pub(crate) fn micros(us: Option<f64>) -> String {
         Some(us) if us >= 1e6 => format!("{:.2} s", us / 1e6),
         Some(us) if us >= 1e3 => format!("{:.1} ms", us / 1e3),
         Some(us) => format!("{us:.0} us"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let counts = [0_u32, 1, 2].map(|number| counted(number, "entry"));
+        assert_eq!(counts, ["0 entries", "1 entry", "2 entries"]);
+        assert_eq!(counted(2_u64, "ring-full"), "2 ring-fulls");
     }
 }

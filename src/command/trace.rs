@@ -44,7 +44,10 @@ impl TraceWriter {
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
         let file = File::create(path).map_err(|error| {
             let path = path.display();
-            Failure::Usage(format!("the trace {path} can't be created: {error}"))
+            Failure::Usage(format!(
+                "the trace {path} can't be created: {error}; name a file in a directory that you \
+                 may write"
+            ))
         })?;
         let mut writer = csv::Writer::from_writer(BufWriter::new(file));
         let error = writer.write_record(HEADER).err();
@@ -88,7 +91,7 @@ impl TraceWriter {
         match state.error.take().map_or(flushed, Err) {
             Ok(()) => Ok(()),
             Err(error) => Err(Failure::Run(format!(
-                "the trace {} is incomplete: {error}",
+                "the trace {} is incomplete: {error}; make room, or write it elsewhere",
                 self.path.display()
             ))),
         }

@@ -1,5 +1,7 @@
 //! Numbers with units, from the command line.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The longest duration that is taken for meant.
@@ -33,6 +35,17 @@ pub(crate) fn run_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// A whole number from `least` to `most`.
+pub(crate) fn whole<N>(text: &str, least: N, most: N) -> Result<N, String>
+where
+    N: Copy + Display + FromStr + PartialOrd,
+{
+    match text.trim().parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("give a whole number from {least} to {most}")),
+    }
+}
+
 /// A size in bytes such as `64M`, `1G`, `4096`.
 pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
@@ -54,7 +67,7 @@ pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| wrong())?;
     match number.checked_mul(1 << shift) {
         Some(bytes) if bytes > 0 => Ok(bytes),
-        Some(_) => Err("a size of 0 is no memory: give it a size".into()),
+        Some(_) => Err("that is no memory at all: give a whole number above 0, as in 64M".into()),
         None => Err(format!("'{text}' is more than a 64-bit machine has")),
     }
 }
@@ -81,6 +94,14 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(run_duration("9ms").is_err());
+    }
+
+    #[test]
+    fn whole_numbers_are_in_range() {
+        assert_eq!(whole("7", 1, 9_u16), Ok(7));
+        for wrong in ["", "0", "10", "-1", "1e3", "1.5", "99999999999", "0x1"] {
+            assert!(whole(wrong, 1, 9_u16).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ const IDLE: Measurement = Measurement {
     fullest: 0,
     ring_fulls: 0,
     wakes: Wakes::TIMER,
+    late_us: 0,
+    took_us: 0,
 };
 
 /// The reaper found `pages`, in one ring, after `elapsed_us`.

@@ -10,9 +10,11 @@
 //! | [`Seed`] | the run levels proposed for QEMU in 2022, as meant |
 //! | [`Ladder`] | the same idea with its defects mended |
 //! | [`Halving`] | the counter-proposal from that patch's review |
+//! | [`Deadline`] | looks at the rings and waits as long as is safe |
 //!
 //! How [`Seed`] and [`Ladder`] differ, point by point, is in the documentation of [`Ladder`].
 
+mod deadline;
 mod fixed;
 mod halving;
 mod ladder;
@@ -20,6 +22,7 @@ mod level;
 mod policy;
 mod seed;
 
+pub use deadline::{Deadline, DeadlineConfig, DeadlineError, DeadlineState};
 pub use fixed::{Fixed, FixedError};
 pub use halving::{Halving, HalvingConfig, HalvingError, HalvingState};
 pub use ladder::{Ladder, LadderTable, LadderTableError};
@@ -32,6 +35,8 @@ use core::fmt;
 use bitflags::bitflags;
 
 use crate::doorbell::Wakes;
+use crate::entry::EntryMemory;
+use crate::ring::Ring;
 
 /// What one pass of the reaper found: all that a controller learns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +54,10 @@ pub struct Measurement {
     pub ring_fulls: u32,
     /// What woke the reaper for this pass.
     pub wakes: Wakes,
+    /// Microseconds from the planned wake to the real one; 0 if something came before the time.
+    pub late_us: u64,
+    /// Microseconds that the pass took: harvests, resets and publications.
+    pub took_us: u64,
 }
 
 bitflags! {
@@ -71,6 +80,12 @@ bitflags! {
         const AT_FASTEST = 1 << 6;
         /// The longest wait of the policy holds already: it can't go slower.
         const AT_SLOWEST = 1 << 7;
+        /// A ring would have been full before the next useful wake.
+        const HEADROOM = 1 << 8;
+        /// Pages had waited for as long as they may, or somebody asked for them.
+        const FRESHNESS = 1 << 9;
+        /// A ring is left longer than its headroom is sure to last: it has been calm.
+        const TRUST = 1 << 10;
     }
 }
 
@@ -101,6 +116,23 @@ pub trait Controller {
 
     /// The decision that holds before the first pass (or, restored, before the next).
     fn current(&self) -> Decision;
+
+    /// The reaper woke at `now_us` and begins a pass.
+    fn on_wake(&mut self, now_us: u64, wakes: Wakes) {
+        let _ = (now_us, wakes);
+    }
+
+    /// Does this policy look at the rings before it reaps? If not, all are reaped.
+    fn looks(&self) -> bool {
+        false
+    }
+
+    /// A ring, before the harvest: has it to be reaped in this pass? Asked of each ring in turn if
+    /// [`looks`](Self::looks) says so.
+    fn wants<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> bool {
+        let _ = ring;
+        true
+    }
 
     /// A pass of the reaper is over.
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision;

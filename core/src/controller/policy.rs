@@ -1,9 +1,13 @@
 //! Any of the controllers, without allocation.
 
 use super::{
-    Controller, Decision, Fixed, FixedError, Halving, HalvingConfig, HalvingState, Ladder,
-    LadderTable, LevelState, LevelTable, Measurement, Seed, StateError,
+    Controller, Deadline, DeadlineConfig, DeadlineState, Decision, Fixed, FixedError, Halving,
+    HalvingConfig, HalvingState, Ladder, LadderTable, LevelState, LevelTable, Measurement, Seed,
+    StateError,
 };
+use crate::doorbell::Wakes;
+use crate::entry::EntryMemory;
+use crate::ring::Ring;
 use crate::size::RingSize;
 
 /// Any controller of this crate, chosen at run time.
@@ -18,9 +22,11 @@ pub enum Policy {
     Ladder(Ladder),
     /// Halve or add.
     Halving(Halving),
+    /// Looks, and waits as long as is safe.
+    Deadline(Deadline),
 }
 
-const _: () = assert!(size_of::<Policy>() <= 72, "a policy is a few words");
+const _: () = assert!(size_of::<Policy>() <= 136, "a policy is a few words");
 
 /// The state of a [`Policy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,8 @@ pub enum PolicyState {
     Ladder(LevelState),
     /// Of [`Halving`].
     Halving(HalvingState),
+    /// Of [`Deadline`].
+    Deadline(DeadlineState),
 }
 
 impl Policy {
@@ -62,6 +70,11 @@ impl Policy {
     pub const fn halving(size: RingSize) -> Self {
         Self::Halving(Halving::new(HalvingConfig::REVIEW, size))
     }
+
+    /// [`Deadline`] that learns.
+    pub const fn deadline(size: RingSize) -> Self {
+        Self::Deadline(Deadline::new(DeadlineConfig::STANDARD, size))
+    }
 }
 
 impl Controller for Policy {
@@ -73,6 +86,24 @@ impl Controller for Policy {
             Self::Seed(controller) => controller.current(),
             Self::Ladder(controller) => controller.current(),
             Self::Halving(controller) => controller.current(),
+            Self::Deadline(controller) => controller.current(),
+        }
+    }
+
+    fn on_wake(&mut self, now_us: u64, wakes: Wakes) {
+        if let Self::Deadline(controller) = self {
+            controller.on_wake(now_us, wakes);
+        }
+    }
+
+    fn looks(&self) -> bool {
+        matches!(self, Self::Deadline(_))
+    }
+
+    fn wants<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> bool {
+        match self {
+            Self::Deadline(controller) => controller.wants(ring),
+            _ => true,
         }
     }
 
@@ -82,6 +113,7 @@ impl Controller for Policy {
             Self::Seed(controller) => controller.on_reaped(measurement),
             Self::Ladder(controller) => controller.on_reaped(measurement),
             Self::Halving(controller) => controller.on_reaped(measurement),
+            Self::Deadline(controller) => controller.on_reaped(measurement),
         }
     }
 
@@ -91,6 +123,7 @@ impl Controller for Policy {
             Self::Seed(controller) => PolicyState::Seed(controller.state()),
             Self::Ladder(controller) => PolicyState::Ladder(controller.state()),
             Self::Halving(controller) => PolicyState::Halving(controller.state()),
+            Self::Deadline(controller) => PolicyState::Deadline(controller.state()),
         }
     }
 
@@ -100,6 +133,7 @@ impl Controller for Policy {
             (Self::Seed(controller), PolicyState::Seed(state)) => controller.restore(state),
             (Self::Ladder(controller), PolicyState::Ladder(state)) => controller.restore(state),
             (Self::Halving(controller), PolicyState::Halving(state)) => controller.restore(state),
+            (Self::Deadline(controller), PolicyState::Deadline(state)) => controller.restore(state),
             _ => Err(StateError::OtherPolicy),
         }
     }

@@ -17,6 +17,7 @@ fn found(rate_per_s: u64, wait_us: u64, size: RingSize) -> Measurement {
         fullest: pages as u32,
         ring_fulls: (pages / soft_limit) as u32,
         wakes: Wakes::TIMER,
+        ..Measurement::default()
     }
 }
 

@@ -24,11 +24,12 @@ pub use history::{DEFAULT_HISTORY, Step};
 
 use heapless::HistoryBuf;
 
-use crate::collector::PassTally;
+use crate::collector::{Backend, Collector, PassTally};
 use crate::controller::{Controller, Decision, Measurement, Policy, StateError};
 use crate::counter::Watermark;
 use crate::doorbell::Wakes;
-use crate::handoff::{ReaperHarvest, ReaperReset};
+use crate::handoff::{Handoff, ReaperHarvest, ReaperReset};
+use crate::sync::{Lock, Park, SharedWord};
 
 /// Where the reaper is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub enum Action {
         /// On the clock of the `now_us` arguments, in microseconds.
         until_us: u64,
     },
-    /// Harvest all rings, then call [`Reaper::on_harvested`].
+    /// Harvest ([`Reaper::harvest`]), then call [`Reaper::on_harvested`].
     Harvest {
         /// This begins a pass; otherwise it goes on with one.
         begin: bool,
@@ -82,6 +83,7 @@ pub struct Reaper<C = Policy, const HISTORY: usize = DEFAULT_HISTORY> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Pass {
     begun_us: u64,
+    late_us: u64,
     wakes: Wakes,
     /// Harvested so far, and whether the batch was full.
     tally: PassTally,
@@ -110,6 +112,7 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
             last_pass_us: 0,
             pass: Pass {
                 begun_us: 0,
+                late_us: 0,
                 wakes: Wakes::empty(),
                 tally: PassTally {
                     harvested: 0,
@@ -209,6 +212,25 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         }
     }
 
+    /// For [`Action::Harvest`]: lets `handoff` harvest what the controller wants.
+    pub fn harvest<B, L, W, P, const BATCH: usize>(
+        &mut self,
+        handoff: &Handoff<L, W, P>,
+        now_us: u64,
+        begin: bool,
+    ) -> ReaperHarvest
+    where
+        B: Backend,
+        L: Lock<Guarded = Collector<B, BATCH>>,
+        W: SharedWord,
+        P: Park,
+    {
+        if self.controller.looks() {
+            return handoff.harvest_where(now_us, begin, |ring| self.controller.wants(ring));
+        }
+        handoff.harvest(now_us, begin)
+    }
+
     /// The driver harvested.
     pub fn on_harvested(&mut self, harvest: &ReaperHarvest) -> Action {
         if !matches!(self.action, Action::Harvest { .. }) {
@@ -248,8 +270,14 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
     }
 
     fn begin_pass(&mut self, now_us: u64, wakes: Wakes) -> Action {
+        let late_us = match self.action {
+            Action::Wait { until_us } => now_us.saturating_sub(until_us),
+            _ => 0,
+        };
+        self.controller.on_wake(now_us, wakes);
         self.pass = Pass {
             begun_us: now_us,
+            late_us,
             wakes,
             ..Pass::default()
         };
@@ -264,6 +292,8 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
             fullest: self.pass.tally.fullest,
             ring_fulls: self.pass.ring_fulls,
             wakes: self.pass.wakes,
+            late_us: self.pass.late_us,
+            took_us: now_us.saturating_sub(self.pass.begun_us),
         };
         let decision = self.controller.on_reaped(&measurement);
         self.last_pass_us = self.pass.begun_us;

@@ -147,6 +147,8 @@ fn a_full_batch_is_harvested_again_in_the_same_pass_and_counted_once() {
         fullest: 40,
         ring_fulls: 3,
         wakes: Wakes::TIMER,
+        late_us: 0,
+        took_us: 0,
     };
     assert_eq!(last_measurement(&machine), expected);
     assert_eq!(machine.iterations(), 1);

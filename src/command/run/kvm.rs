@@ -7,7 +7,7 @@ use dirty_ring::core::reaper::Step;
 use dirty_ring::core::size::RingSize;
 use dirty_ring::kvm::ReaperStats;
 use dirty_ring::kvm::guest::{
-    CallbackError, Guest, GuestConfig, ReapedGuest, Reaping, RunningGuest, VcpuParams,
+    CallbackError, Guest, GuestConfig, GuestError, ReapedGuest, Reaping, RunningGuest, VcpuParams,
 };
 use dirty_ring::mock::Workload;
 
@@ -17,7 +17,7 @@ use crate::command::host::{self, KvmHost};
 use crate::command::report::{RunReport, Stall, Stalls, VcpuReport, per_million, per_second};
 
 /// Slots that the guest's memory is cut into: more than one, as with any real VMM.
-const DATA_SLOTS: usize = 2;
+const DATA_SLOTS: u64 = 2;
 
 /// How often the runner looks whether a vCPU has failed, at least.
 const LOOK: Duration = Duration::from_millis(100);
@@ -28,10 +28,14 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
         .support
         .size(plan.place.ring_entries)
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    check_vcpus(host, plan)?;
+    let vcpus = plan.place.vcpus.into();
+    let data_pages_per_vcpu = plan.pages_per_vcpu()?;
     let config = GuestConfig {
-        vcpus: plan.place.vcpus.into(),
-        data_pages_per_vcpu: plan.pages_per_vcpu()?,
-        data_slots: DATA_SLOTS,
+        vcpus,
+        data_pages_per_vcpu,
+        // A slot has a page at least.
+        data_slots: DATA_SLOTS.min(data_pages_per_vcpu * vcpus as u64) as usize,
     };
     check_memory(&config)?;
     let window = match plan.policy.controller(size) {
@@ -59,7 +63,31 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
     };
     window
         .map(|window| window.report(plan, size))
-        .map_err(|error| Failure::Run(error.to_string()))
+        .map_err(|error| failed(&error))
+}
+
+/// What can't be configured is the user's to change; all else went wrong.
+fn failed(error: &CallbackError) -> Failure {
+    match error.downcast_ref() {
+        Some(
+            GuestError::VcpuCount { .. }
+            | GuestError::DataPages { .. }
+            | GuestError::SlotCount { .. }
+            | GuestError::PagesOutOfRange { .. },
+        ) => Failure::Usage(error.to_string()),
+        _ => Failure::Run(error.to_string()),
+    }
+}
+
+/// KVM has a limit of its own, which it tells by refusing one vCPU after many.
+fn check_vcpus(host: &KvmHost, plan: &Plan) -> Result<(), Failure> {
+    let (vcpus, most) = (usize::from(plan.place.vcpus), host.kvm.get_max_vcpus());
+    if vcpus > most {
+        return Err(Failure::Usage(format!(
+            "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most"
+        )));
+    }
+    Ok(())
 }
 
 /// A guest larger than the memory that is free would take the host down.
@@ -67,8 +95,8 @@ fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
     let bytes = config.data_pages_per_vcpu * PAGE_BYTES * config.vcpus as u64;
     match host::available_bytes() {
         Some(available) if bytes > available / 10 * 9 => Err(Failure::Usage(format!(
-            "the workload writes {} MiB of guest memory, and this host has {} MiB free: \
-             choose fewer pages or vCPUs",
+            "the guest needs {} MiB of memory, and this host has {} MiB free: choose fewer \
+             pages or vCPUs, or a smaller --mem",
             bytes >> 20,
             available >> 20
         ))),
@@ -90,8 +118,7 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
     let running = RunningGuest::start(guest.create_vcpus()?, |_| {
         Ok::<(), std::convert::Infallible>(())
     })?;
-    let (seconds, page_writes) = drive(&guest, &running, plan)?;
-    running.stop()?;
+    let (seconds, page_writes) = drive(&guest, running, plan)?;
     Ok(Window {
         seconds,
         page_writes,
@@ -102,21 +129,13 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
 }
 
 fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Stalls>) -> Result<Window, CallbackError> {
-    let (seconds, page_writes) = match drive(&vm.guest, &vm.running, plan) {
-        Ok(window) => window,
-        Err(error) => {
-            // Why a vCPU failed says more than that it did.
-            vm.running.stop()?;
-            vm.reaper.stop()?;
-            return Err(error);
-        }
-    };
+    let (seconds, page_writes) = drive(&vm.guest, vm.running, plan)?;
+    // The vCPUs stand still, so all figures are of the same moment.
     let stats = vm.reaper.stats();
     let stall = stalls
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .summary();
-    vm.running.stop()?;
     let stopped = vm.reaper.stop()?;
     check_lost(&vm.guest)?;
     Ok(Window {
@@ -128,9 +147,9 @@ fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Stalls>) -> Result<Window
     })
 }
 
-/// Runs the workload's phases for the plan's duration; returns the seconds that passed and the
-/// page writes in them.
-fn drive(guest: &Guest, running: &RunningGuest, plan: &Plan) -> Result<(f64, u64), CallbackError> {
+/// Runs the workload's phases for the plan's duration and stops the vCPUs; returns the seconds that
+/// passed and the page writes in them.
+fn drive(guest: &Guest, running: RunningGuest, plan: &Plan) -> Result<(f64, u64), CallbackError> {
     let begin = Instant::now();
     let mut ends_us = vec![0; guest.params().len()];
     loop {
@@ -139,14 +158,16 @@ fn drive(guest: &Guest, running: &RunningGuest, plan: &Plan) -> Result<(f64, u64
             break;
         }
         begin_phases(&plan.what.workload, guest.params(), &mut ends_us, elapsed)?;
-        if let Some(vcpu) = running.failed() {
-            return Err(format!("vCPU {vcpu} has failed").into());
+        if running.failed().is_some() {
+            // The stop tells why.
+            break;
         }
         let next_us = ends_us.iter().copied().min().unwrap_or(u64::MAX);
         let next = Duration::from_micros(next_us).min(plan.duration);
         std::thread::sleep(next.saturating_sub(begin.elapsed()).min(LOOK));
     }
-    let page_writes = running.page_writes()?.iter().sum();
+    let outcomes = running.stop()?;
+    let page_writes = outcomes.iter().map(|vcpu| vcpu.page_writes).sum();
     Ok((begin.elapsed().as_secs_f64(), page_writes))
 }
 

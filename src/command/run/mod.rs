@@ -44,8 +44,9 @@ impl Plan {
         let given = bytes / PAGE_BYTES / vcpus;
         if given < needed {
             return Err(Failure::Usage(format!(
-                "--mem leaves each of {vcpus} vCPUs {given} pages, and the workload writes \
-                 {needed}: give {}K or more",
+                "--mem leaves each vCPU (of {vcpus}) {}, and the workload writes {needed}: give \
+                 {}K or more",
+                table::counted(given, "page"),
                 needed * vcpus * PAGE_BYTES / 1024
             )));
         }
