@@ -78,6 +78,8 @@ fn measurements() -> [Measurement; 64] {
             fullest,
             ring_fulls: u32::from(at % 16 == 0),
             wakes: Wakes::TIMER,
+            late_us: 60,
+            took_us: 100,
         }
     })
 }
@@ -108,6 +110,7 @@ fn steps(criterion: &mut Criterion) {
         "halving",
         Halving::new(HalvingConfig::REVIEW, size),
     );
+    step(criterion, "deadline", Policy::deadline(size));
     step(criterion, "policy: seed", Policy::seed(size));
     step(criterion, "policy: ladder", Policy::ladder(size));
 }
@@ -146,5 +149,23 @@ fn peek(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, steps, harvest, peek);
+/// What the deadline controller spends on each ring at each wake.
+fn look(criterion: &mut Criterion) {
+    for (name, share) in [("far from full", 8), ("half full", 2)] {
+        let memory = Memory::new(4096);
+        memory.fill(memory.size.soft_limit() / share);
+        let mut ring = Ring::new(&memory, 0);
+        let mut deadline = Policy::deadline(memory.size);
+        let mut now_us = 0;
+        criterion.bench_function(&format!("look/{name}"), |bencher| {
+            bencher.iter(|| {
+                now_us += 100;
+                deadline.on_wake(now_us, Wakes::TIMER);
+                deadline.wants(black_box(&mut ring))
+            });
+        });
+    }
+}
+
+criterion_group!(benches, steps, harvest, peek, look);
 criterion_main!(benches);

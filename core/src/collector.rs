@@ -204,7 +204,8 @@ impl<B: Backend, const BATCH: usize> Publishable<'_, B, BATCH> {
 /// How a vCPU deals with its full ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingFullMode {
-    /// Harvest and reset at most so many entries of the own ring, kick the reaper for the rest.
+    /// Harvest and reset at most so many entries of the own ring, and of those that are full at
+    /// the same moment; kick the reaper for the rest.
     Chunk(u32),
     /// Harvest and reset the whole of all rings, as QEMU does.
     Whole,
@@ -501,20 +502,27 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         };
         own.note_ring_full();
         own.note_occupancy(own.occupancy());
-        let (range, limit) = match mode {
-            RingFullMode::Chunk(entries) => (ring..ring.saturating_add(1), entries.max(1)),
-            RingFullMode::Whole => (0..rings, u32::MAX),
-        };
+        if core::mem::take(&mut own.is_served) && self.outstanding == 0 {
+            // Another vCPU made room while this one was on its way.
+            return Ok(RingFullReport {
+                harvested: 0,
+                settled: true,
+            });
+        }
         // What other rings give doesn't count: busy neighbours must not hide an overrun.
         let nothing_to_reset = self.outstanding == 0;
-        let mut own_harvested = 0u32;
-        let mut harvested = 0u32;
-        for index in range {
+        let limit = match mode {
+            RingFullMode::Chunk(entries) => entries.max(1),
+            RingFullMode::Whole => u32::MAX,
+        };
+        let own_harvested = self.take_at_ring_full(ring, limit, now_us)?;
+        let mut harvested = own_harvested;
+        for index in (0..rings).filter(|index| *index != ring) {
+            if matches!(mode, RingFullMode::Chunk(_)) && !self.serve(index, limit) {
+                continue;
+            }
             let taken = self.take_at_ring_full(index, limit, now_us)?;
             harvested = harvested.saturating_add(taken);
-            if index == ring {
-                own_harvested = taken;
-            }
         }
         let (_, settled) = self.settle()?;
         if nothing_to_reset
@@ -525,6 +533,19 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             return Err(CollectError::Overrun { ring });
         }
         Ok(RingFullReport { harvested, settled })
+    }
+
+    /// Is ring `index` full as well, and room in the batch for a chunk of it? Then its vCPU is on
+    /// its way to the lock, and one reset will do for both.
+    fn serve(&mut self, index: usize, chunk: u32) -> bool {
+        if chunk > self.room() {
+            return false;
+        }
+        let Some(other) = self.backend.rings_mut().get_mut(index) else {
+            return false;
+        };
+        other.is_served = other.is_at_least(other.size().soft_limit());
+        other.is_served
     }
 
     /// Takes at most `limit` entries of one ring for the ring-full path. Settles where the batch

@@ -47,6 +47,8 @@ pub struct Ring<M> {
     meter: RateMeter,
     pub(crate) outlook: Outlook,
     pub(crate) recurrence: Recurrence,
+    /// Another vCPU's ring-full made room here, and this one hasn't come for it yet.
+    pub(crate) is_served: bool,
     /// The reaper's present pass takes entries from it.
     pub(crate) is_wanted: bool,
     fruitless_exits: u32,
@@ -74,6 +76,7 @@ impl<M: EntryMemory> Ring<M> {
             meter: RateMeter::starting_at(now_us),
             outlook: Outlook::starting_at(now_us),
             recurrence: Recurrence::new(),
+            is_served: false,
             is_wanted: true,
             fruitless_exits: 0,
             emptied: true,
@@ -195,6 +198,7 @@ impl<M: EntryMemory> Ring<M> {
 
     /// Begins a pass of the reaper; returns what the ring-full path took since the last.
     pub(crate) fn begin_pass(&mut self) -> u32 {
+        self.is_served = false;
         let taken = core::mem::take(&mut self.taken_at_ring_full);
         self.taken_in_pass = taken;
         taken

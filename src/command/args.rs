@@ -39,7 +39,7 @@ pub(crate) enum Command {
 /// On what to run.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Where {
-    /// auto: KVM where it works, else the mock
+    /// What to run on; auto is KVM where it works, else the mock, and says so
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     pub(crate) backend: BackendName,
 
@@ -47,11 +47,12 @@ pub(crate) struct Where {
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = ring_entries, allow_negative_numbers = true)]
     pub(crate) ring_entries: u32,
 
-    /// vCPUs
+    /// vCPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = vcpus, allow_negative_numbers = true)]
     pub(crate) vcpus: u16,
 
-    /// Guest memory that may be written, all vCPUs; by default what the workload writes
+    /// Guest memory that may be written, of all vCPUs together, as in 64M; by default as much as
+    /// the workload writes
     #[arg(long, value_name = "SIZE", value_parser = units::size_bytes, allow_hyphen_values = true)]
     pub(crate) mem: Option<u64>,
 }
@@ -64,7 +65,7 @@ pub(crate) struct What {
     #[arg(long, value_name = "W", default_value = "storm")]
     pub(crate) workload: NamedWorkload,
 
-    /// How long each run lasts, as in 4s  [default: 4s; 2s with --quick]
+    /// How long each run lasts, as in 4s or 250ms  [default: 4s; 2s under compare --quick]
     #[arg(long, value_parser = units::run_duration, allow_hyphen_values = true)]
     pub(crate) duration: Option<Duration>,
 
@@ -87,8 +88,8 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) what: What,
 
-    /// seed, ladder, halving, fixed:DURATION or none
-    #[arg(long, value_name = "P", default_value = "ladder")]
+    /// deadline, ladder, seed, halving, fixed:DURATION or none
+    #[arg(long, value_name = "P", default_value = "deadline")]
     pub(crate) policy: PolicyName,
 
     /// Write each decision and what led to it to this file, for replay
@@ -108,21 +109,22 @@ pub(crate) struct CompareArguments {
     pub(crate) what: What,
 
     /// Policies to compare; no logging is always measured along
-    #[arg(
-        long,
-        value_name = "P,P,...",
-        value_delimiter = ',',
-        default_value = "seed,ladder,halving,fixed:1s"
-    )]
-    pub(crate) policies: Vec<PolicyName>,
+    /// [default: deadline,ladder,seed,halving,fixed:1s]
+    #[arg(long, value_name = "P,P,...", value_delimiter = ',')]
+    pub(crate) policies: Option<Vec<PolicyName>>,
 
     /// Interleaved rounds  [default: 5; 3 with --quick]
     #[arg(long, value_name = "N", value_parser = rounds, allow_negative_numbers = true)]
     pub(crate) rounds: Option<u32>,
 
-    /// Fewer and shorter rounds: under a minute
+    /// Fewer and shorter rounds, and no sweep: under a minute
     #[arg(long)]
     pub(crate) quick: bool,
+
+    /// Sweep fixed intervals from 1 s to 1 ms too, and hold every policy against the best of them
+    /// in hindsight  [default: yes, unless --quick or --policies is given]
+    #[arg(long)]
+    pub(crate) sweep: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -131,7 +133,7 @@ pub(crate) struct CompareArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReplayArguments {
-    /// seed, ladder, halving or fixed:DURATION
+    /// deadline, ladder, seed, halving or fixed:DURATION
     #[arg(long, value_name = "P")]
     pub(crate) policy: PolicyName,
 
@@ -190,11 +192,16 @@ impl RingFullName {
 impl CompareArguments {
     /// The arguments of `compare --quick`.
     pub(crate) fn quick() -> Self {
+        Self::parse(&["--quick"])
+    }
+
+    /// The arguments of `compare` followed by these, which must be right.
+    pub(crate) fn parse(arguments: &[&str]) -> Self {
         #[derive(Parser)]
-        struct Quick {
+        struct Alone {
             #[command(flatten)]
             arguments: CompareArguments,
         }
-        Quick::parse_from(["dirty-ring", "--quick"]).arguments
+        Alone::parse_from(["dirty-ring"].iter().chain(arguments)).arguments
     }
 }

@@ -12,6 +12,7 @@ mod progress;
 mod replay;
 mod report;
 mod run;
+mod safety;
 mod table;
 mod trace;
 mod units;

@@ -47,15 +47,15 @@ pub(crate) struct VcpuReport {
     pub(crate) peak_occupancy: u32,
 }
 
-/// Collects stalls, in nanoseconds.
+/// Collects times, in nanoseconds.
 #[derive(Debug)]
-pub(crate) struct Stalls {
+pub(crate) struct Times {
     histogram: Histogram<u64>,
     max_ns: u64,
     total_ns: u64,
 }
 
-impl Stalls {
+impl Times {
     pub(crate) fn new() -> Self {
         Self {
             // Three digits, growing as it must.
@@ -65,11 +65,11 @@ impl Stalls {
         }
     }
 
-    pub(crate) fn record(&mut self, stall_ns: u64) {
+    pub(crate) fn record(&mut self, time_ns: u64) {
         // It grows by itself: nothing is out of range.
-        let _ = self.histogram.record(stall_ns);
-        self.max_ns = self.max_ns.max(stall_ns);
-        self.total_ns = self.total_ns.saturating_add(stall_ns);
+        let _ = self.histogram.record(time_ns);
+        self.max_ns = self.max_ns.max(time_ns);
+        self.total_ns = self.total_ns.saturating_add(time_ns);
     }
 
     pub(crate) fn summary(&self) -> Stall {
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn stalls_have_no_distribution_where_there_are_none() {
-        let mut stalls = Stalls::new();
+        let mut stalls = Times::new();
         assert_eq!(stalls.summary().p50, None);
         assert_eq!(stalls.summary().total, 0.0);
         for us in 1..=100 {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn no_quantile_is_longer_than_the_longest_stall() {
-        let mut stalls = Stalls::new();
+        let mut stalls = Times::new();
         stalls.record(3_265_060);
         let summary = stalls.summary();
         assert_eq!((summary.p50, summary.p99), (summary.max, summary.max));

@@ -132,6 +132,14 @@ pub(crate) fn micros(us: Option<f64>) -> String {
     }
 }
 
+/// A share, in per cent with about three digits.
+pub(crate) fn percent(share: f64) -> String {
+    match share * 100.0 {
+        percent if percent >= 9.995 => format!("{percent:.1} %"),
+        percent => format!("{percent:.2} %"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

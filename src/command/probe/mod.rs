@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::host::{Host, KvmHost};
 use super::output;
 use super::progress;
+use super::safety::smallest_ring;
 use super::table;
 
 /// What `--json` prints.
@@ -17,6 +18,9 @@ use super::table;
 struct Probe {
     host: Host,
     costs: Costs,
+    /// The smallest ring, in entries, that is safe here at the measured rate and latency; `null`
+    /// if none is.
+    smallest_safe_ring: Option<u32>,
 }
 
 /// What dirty logging costs on this host: one vCPU, one word in each of 16384 pages round-robin.
@@ -46,18 +50,31 @@ pub(crate) fn probe(arguments: &ProbeArguments) -> Result<(), Failure> {
     let kvm = KvmHost::open()?;
     let bar = progress::bar(1);
     bar.set_message("measuring");
+    #[cfg(target_arch = "x86_64")]
+    let costs = costs::measure(&kvm).map_err(|error| Failure::Run(error.to_string()))?;
+    // `KvmHost::open` gives none where the guest can't run.
+    #[cfg(not(target_arch = "x86_64"))]
+    let costs: Costs = return Err(Failure::Host("the test guest is written for x86_64".into()));
+    bar.finish_and_clear();
     let probe = Probe {
         host: Host::look(Some(&kvm)),
-        #[cfg(target_arch = "x86_64")]
-        costs: costs::measure(&kvm).map_err(|error| Failure::Run(error.to_string()))?,
-        #[cfg(not(target_arch = "x86_64"))]
-        costs: return Err(Failure::Host("the test guest is written for x86_64".into())),
+        smallest_safe_ring: smallest_ring(&kvm.support, costs.dirty_pages_per_s, |entries| {
+            costs.latency_us(entries)
+        }),
+        costs,
     };
-    bar.finish_and_clear();
     if arguments.json {
         return output::print_json(&probe);
     }
     output::print(&probe.text())
+}
+
+impl Costs {
+    /// The longest wake-up seen, and a pass over a full ring of `entries`.
+    fn latency_us(&self, entries: u32) -> f64 {
+        let per_page_ns = self.harvest_ns_per_page + self.reset_ns_per_page;
+        self.wake_latency_us.max + f64::from(entries) * per_page_ns / 1e3
+    }
 }
 
 impl Probe {
@@ -108,6 +125,15 @@ impl Probe {
                     "{:.0} us late, 1 in 100 {:.0} us, at worst {:.0} us",
                     latency.p50, latency.p99, latency.max
                 ),
+            ),
+            (
+                "safe ring",
+                match self.smallest_safe_ring {
+                    Some(entries) => {
+                        format!("{entries} entries or more: no ring-full at that rate and latency")
+                    }
+                    None => "none: this host is too slow to wake for its rate".to_owned(),
+                },
             ),
         ]);
         let text: Vec<String> = lines

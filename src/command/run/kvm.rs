@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dirty_ring::core::controller::Measurement;
 use dirty_ring::core::reaper::Step;
 use dirty_ring::core::size::RingSize;
 use dirty_ring::kvm::ReaperStats;
@@ -14,7 +15,10 @@ use dirty_ring::mock::Workload;
 use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;
 use crate::command::host::{self, KvmHost};
-use crate::command::report::{RunReport, Stall, Stalls, VcpuReport, per_million, per_second};
+use crate::command::policy::PolicyName;
+use crate::command::report::{RunReport, Stall, Times, VcpuReport, per_million, per_second};
+use crate::command::safety::smallest_ring;
+use crate::command::table;
 
 /// Slots that the guest's memory is cut into: more than one, as with any real VMM.
 const DATA_SLOTS: u64 = 2;
@@ -41,7 +45,8 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
     let window = match plan.policy.controller(size) {
         None => undisturbed(host, plan, config),
         Some(controller) => {
-            let stalls = Arc::new(Mutex::new(Stalls::new()));
+            let stalls = Arc::new(Mutex::new(Times::new()));
+            let reactions = Arc::new(Mutex::new(Times::new()));
             let mut reaping = Reaping::new(plan.place.ring_entries)
                 .ring_full_mode(plan.what.ring_full.mode())
                 .around_ring_full({
@@ -49,16 +54,31 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
                     move |handle| {
                         let begin = Instant::now();
                         handle();
-                        let stall_ns = u64::try_from(begin.elapsed().as_nanos());
+                        let time_ns = u64::try_from(begin.elapsed().as_nanos());
                         let mut stalls = stalls.lock().unwrap_or_else(PoisonError::into_inner);
-                        stalls.record(stall_ns.unwrap_or(u64::MAX));
+                        stalls.record(time_ns.unwrap_or(u64::MAX));
                     }
                 });
-            if let Some(trace) = plan.trace.clone() {
-                reaping = reaping.events(move |step: &Step| trace.write(step));
-            }
+            reaping = reaping.events({
+                let trace = plan.trace.clone();
+                let reactions = Arc::clone(&reactions);
+                move |step: &Step| {
+                    let Measurement {
+                        late_us, took_us, ..
+                    } = step.measurement;
+                    let mut reactions = reactions.lock().unwrap_or_else(PoisonError::into_inner);
+                    reactions.record(late_us.saturating_add(took_us).saturating_mul(1000));
+                    if let Some(trace) = &trace {
+                        trace.write(step);
+                    }
+                }
+            });
             ReapedGuest::start(&host.kvm, config, reaping, |_| controller)
                 .and_then(|vm| reaped(vm, plan, &stalls))
+                .inspect(|window| {
+                    let reactions = reactions.lock().unwrap_or_else(PoisonError::into_inner);
+                    warn_if_too_small(host, plan, window, reactions.summary().p99);
+                })
         }
     };
     window
@@ -104,6 +124,27 @@ fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
     }
 }
 
+/// A ring can be too small for the reaper to come in time here: `reaction_us`, from a planned wake
+/// to the end of its pass, was not longer in 99 of 100 passes.
+fn warn_if_too_small(host: &KvmHost, plan: &Plan, window: &Window, reaction_us: Option<f64>) {
+    let rates = window.stats.iter().flat_map(|stats| &stats.vcpus);
+    let rate_per_s = rates.map(|vcpu| vcpu.max_rate_per_s).max().unwrap_or(0) as f64;
+    let Some(reaction_us) = reaction_us else {
+        return;
+    };
+    let smallest = smallest_ring(&host.support, rate_per_s, |_| reaction_us);
+    if plan.policy == PolicyName::Deadline && smallest.is_none_or(|s| s > plan.place.ring_entries) {
+        eprintln!(
+            "dirty-ring: warning: a ring of {} entries is small for this host: its passes end up \
+             to {} after the planned wake, and a vCPU dirties {}; use --ring-entries {}",
+            plan.place.ring_entries,
+            table::micros(Some(reaction_us)),
+            table::per_second(rate_per_s),
+            smallest.unwrap_or(host.support.max_entries)
+        );
+    }
+}
+
 /// What was measured between the beginning and the end of the workload.
 struct Window {
     seconds: f64,
@@ -128,7 +169,7 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
     })
 }
 
-fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Stalls>) -> Result<Window, CallbackError> {
+fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Times>) -> Result<Window, CallbackError> {
     let (seconds, page_writes) = drive(&vm.guest, vm.running, plan)?;
     // The vCPUs stand still, so all figures are of the same moment.
     let stats = vm.reaper.stats();
@@ -237,7 +278,7 @@ impl Window {
             harvests: stats.map_or(0, ReaperStats::harvests),
             resets: totals.resets,
             wakeups: stats.map_or(0, |stats| stats.wakeups),
-            peeks: 0,
+            peeks: totals.peeks,
             reaper_cpu_s: self.reaper_cpu_s,
             per_vcpu,
         }

@@ -155,3 +155,56 @@ fn exits_that_can_only_settle_a_deficit_are_no_overrun() {
         assert_eq!(collector.ring_full(0, CHUNK, 1).unwrap().harvested, 0);
     }
 }
+
+/// Three rings, the first two at their soft limit.
+fn two_full() -> Collector<Kvm, 64> {
+    let collector = collector(3);
+    collector.backend().memory(0).log_pages(0..192);
+    collector.backend().memory(1).log_pages(1000..1192);
+    collector.backend().memory(2).log_pages(2000..2191);
+    collector
+}
+
+#[test]
+fn a_ring_that_is_full_at_the_same_moment_is_served_by_the_same_reset() {
+    let mut collector = two_full();
+    let report = collector.ring_full(0, CHUNK, 1).unwrap();
+    assert_eq!((report.harvested, report.settled), (20, true));
+    assert_eq!(occupancies(&collector), [182, 182, 191]);
+    assert_eq!(collector.totals().resets, 1);
+    // Its vCPU finds room and goes back in; the exit counts all the same.
+    let report = collector.ring_full(1, CHUNK, 2).unwrap();
+    assert_eq!((report.harvested, report.settled), (0, true));
+    assert_eq!(collector.totals().resets, 1);
+    assert_eq!(collector.backend().rings()[1].stats().ring_fulls, 1);
+    // The next time it helps itself.
+    assert_eq!(collector.ring_full(1, CHUNK, 3).unwrap().harvested, 10);
+}
+
+#[test]
+fn no_more_rings_are_served_than_the_batch_has_room_for() {
+    let mut collector = two_full();
+    let chunk = RingFullMode::Chunk(40);
+    assert_eq!(collector.ring_full(0, chunk, 1).unwrap().harvested, 40);
+    assert_eq!(occupancies(&collector), [152, 192, 191]);
+    assert_eq!(collector.ring_full(1, chunk, 2).unwrap().harvested, 40);
+}
+
+#[test]
+fn a_pass_of_the_reaper_forgets_who_was_served() {
+    let mut collector = two_full();
+    let _ = collector.ring_full(0, CHUNK, 1).unwrap();
+    assert!(collector.drain(2).unwrap());
+    collector.backend().memory(1).log_pages(3000..3192);
+    assert_eq!(collector.ring_full(1, CHUNK, 3).unwrap().harvested, 10);
+}
+
+#[test]
+fn an_overrun_ring_is_found_out_even_if_it_was_served_once() {
+    let mut collector = two_full();
+    let _ = collector.ring_full(0, CHUNK, 1).unwrap();
+    assert!(collector.drain(2).unwrap());
+    let exits = (0..2 * OVERRUN_EXITS).map(|_| collector.ring_full(1, CHUNK, 3));
+    let overruns = exits.filter(Result::is_err).count();
+    assert_eq!(overruns, OVERRUN_EXITS as usize + 1);
+}

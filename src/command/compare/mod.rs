@@ -1,0 +1,276 @@
+//! `dirty-ring compare`: policies in interleaved rounds against the same guest.
+
+mod standing;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::args::CompareArguments;
+use super::failure::Failure;
+use super::host::{Host, KvmHost};
+use super::output;
+use super::policy::PolicyName;
+use super::progress;
+use super::report::RunReport;
+use super::run::{self, DEFAULT_DURATION, Plan};
+use super::table;
+use standing::{Standing, equal_speed, rank};
+
+const DEFAULT_ROUNDS: u32 = 5;
+const QUICK_ROUNDS: u32 = 3;
+const QUICK_DURATION: Duration = Duration::from_secs(2);
+
+/// The fixed intervals of the sweep.
+const SWEEP_MS: [u64; 10] = [1000, 500, 250, 100, 50, 20, 10, 5, 2, 1];
+
+/// What is compared where nobody says what.
+const DEFAULT_POLICIES: [PolicyName; 5] = [
+    PolicyName::Deadline,
+    PolicyName::Ladder,
+    PolicyName::Seed,
+    PolicyName::Halving,
+    PolicyName::Fixed(Duration::from_secs(1)),
+];
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Comparison {
+    host: Host,
+    runs: Vec<Round>,
+}
+
+/// A run and the round that it was part of, from 1.
+#[derive(Serialize)]
+struct Round {
+    round: u32,
+    #[serde(flatten)]
+    report: RunReport,
+}
+
+/// Compares.
+pub(crate) fn compare(arguments: &CompareArguments) -> Result<(), Failure> {
+    let kvm = KvmHost::choose(arguments.place.backend)?;
+    let rounds = match (arguments.rounds, arguments.quick) {
+        (Some(rounds), _) => rounds,
+        (None, true) => QUICK_ROUNDS,
+        (None, false) => DEFAULT_ROUNDS,
+    };
+    let duration = match (arguments.what.duration, arguments.quick) {
+        (Some(duration), _) => duration,
+        (None, true) => QUICK_DURATION,
+        (None, false) => DEFAULT_DURATION,
+    };
+    let policies = Policies::choose(arguments);
+    let comparison = Comparison {
+        host: Host::look(kvm.as_ref()),
+        runs: run_all(kvm.as_ref(), arguments, &policies.all, rounds, duration)?,
+    };
+    if arguments.json {
+        return output::print_json(&comparison);
+    }
+    output::print(&comparison.text(&policies, rounds))
+}
+
+/// What to run.
+struct Policies {
+    /// Each once, no logging first.
+    all: Vec<PolicyName>,
+    /// Those of them that belong to the sweep.
+    swept: Vec<PolicyName>,
+}
+
+impl Policies {
+    fn choose(arguments: &CompareArguments) -> Self {
+        let asked = arguments.policies.as_deref();
+        let sweep = arguments.sweep || (asked.is_none() && !arguments.quick);
+        let swept: Vec<PolicyName> = match sweep {
+            true => SWEEP_MS
+                .map(|ms| PolicyName::Fixed(Duration::from_millis(ms)))
+                .to_vec(),
+            false => Vec::new(),
+        };
+        let mut all = vec![PolicyName::None];
+        for policy in asked.unwrap_or(&DEFAULT_POLICIES).iter().chain(&swept) {
+            if !all.contains(policy) {
+                all.push(*policy);
+            }
+        }
+        Self { all, swept }
+    }
+}
+
+fn run_all(
+    kvm: Option<&KvmHost>,
+    arguments: &CompareArguments,
+    policies: &[PolicyName],
+    rounds: u32,
+    duration: Duration,
+) -> Result<Vec<Round>, Failure> {
+    let bar = progress::bar(u64::from(rounds) * policies.len() as u64);
+    let mut runs = Vec::new();
+    for round in 1..=rounds {
+        for turn in 0..policies.len() {
+            // Each round begins with another policy: what a run leaves behind hits all alike.
+            let policy = policies[(turn + round as usize - 1) % policies.len()];
+            bar.set_message(format!("round {round}: {policy}"));
+            let plan = Plan {
+                place: arguments.place.clone(),
+                what: arguments.what.clone(),
+                policy,
+                duration,
+                trace: None,
+            };
+            let report = run::run(kvm, &plan)?;
+            runs.push(Round { round, report });
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(runs)
+}
+
+impl Comparison {
+    fn standing(&self, policy: PolicyName) -> Standing {
+        let name = policy.to_string();
+        let runs = self.runs.iter().map(|round| &round.report);
+        Standing::of(policy, runs.filter(|report| report.policy == name))
+    }
+
+    /// The table, best policy first, and what follows from it.
+    fn text(&self, policies: &Policies, rounds: u32) -> String {
+        let undisturbed = self.standing(PolicyName::None);
+        let reaping = policies
+            .all
+            .iter()
+            .filter(|name| **name != PolicyName::None);
+        let mut ranked: Vec<Standing> = reaping.map(|name| self.standing(*name)).collect();
+        let equal = equal_speed(&ranked);
+        rank(&mut ranked, equal);
+        let hindsight = ranked
+            .iter()
+            .find(|one| policies.swept.contains(&one.policy));
+
+        let mut header = vec!["policy", "page writes", "of no logging"];
+        header.extend(hindsight.map(|_| "of best interval"));
+        header.extend(FIGURES);
+        let row = |one: &Standing| {
+            let mut row = vec![
+                one.policy.to_string(),
+                table::per_second(one.writes_per_s),
+                table::percent(one.speed_over(&undisturbed)),
+            ];
+            row.extend(hindsight.map(|best| table::percent(one.speed_over(best))));
+            row.extend(one.cells());
+            row
+        };
+        let mut rows: Vec<Vec<String>> = ranked.iter().map(row).collect();
+        rows.push(vec![
+            "no logging".into(),
+            table::per_second(undisturbed.writes_per_s),
+            table::percent(1.0),
+        ]);
+        format!(
+            "{}\n{}{}{}",
+            self.title(rounds),
+            table::of_figures(&header, &rows),
+            conclusion(&ranked, &undisturbed, equal),
+            hindsight.map_or_else(String::new, |best| against(best, &ranked, policies))
+        )
+    }
+
+    fn title(&self, rounds: u32) -> String {
+        let Some(Round { report: run, .. }) = self.runs.first() else {
+            return String::new();
+        };
+        format!(
+            "{} on {}: {}, rings of {} entries (full at {}), {} of {}, medians",
+            run.workload,
+            if run.backend == "kvm" {
+                "KVM"
+            } else {
+                "the mock"
+            },
+            table::counted(run.vcpus, "vCPU"),
+            run.ring_entries,
+            run.ring_capacity,
+            table::counted(rounds, "round"),
+            table::micros(Some(run.duration_s * 1e6))
+        )
+    }
+}
+
+/// The columns of [`Standing::cells`].
+const FIGURES: [&str; 6] = [
+    "ring-fulls",
+    "per M pages",
+    "longest stall",
+    "stalled",
+    "wake-ups",
+    "reaper CPU",
+];
+
+fn conclusion(ranked: &[Standing], undisturbed: &Standing, equal: f64) -> String {
+    let verdict = |one: &Standing| {
+        let speed = table::percent(one.speed_over(undisturbed));
+        let ring_fulls = one.counted_ring_fulls();
+        format!(
+            "{} ({speed} of the undisturbed speed, {ring_fulls})",
+            one.policy
+        )
+    };
+    match ranked {
+        [] => "Nothing to compare: name some policies with --policies.\n".into(),
+        [only] => format!("{}.\n", verdict(only)),
+        [best, .., last] => format!(
+            "Best here: {}; last: {}.\nRanked by guest speed; within {} (what rounds differ by \
+             anyway) by ring-fulls, then by CPU.\n",
+            verdict(best),
+            verdict(last),
+            table::percent(equal)
+        ),
+    }
+}
+
+/// How the policies that had to choose stand against the interval that turned out to be best.
+fn against(best: &Standing, ranked: &[Standing], policies: &Policies) -> String {
+    let chosen = ranked
+        .iter()
+        .filter(|one| !policies.swept.contains(&one.policy));
+    let verdicts: Vec<String> = chosen
+        .map(|one| {
+            let speed = table::percent(one.speed_over(best));
+            format!("{} {speed} and {}", one.policy, one.counted_ring_fulls())
+        })
+        .collect();
+    format!(
+        "Best interval in hindsight: {} with {}. Against it: {}.\n",
+        best.policy,
+        best.counted_ring_fulls(),
+        verdicts.join("; ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(arguments: &[&str]) -> Vec<String> {
+        let policies = Policies::choose(&CompareArguments::parse(arguments));
+        policies.all.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn no_logging_is_measured_along_once() {
+        let chosen = choose(&["--policies", "seed,none,seed"]);
+        assert_eq!(chosen, ["none", "seed"]);
+    }
+
+    #[test]
+    fn the_sweep_comes_unless_it_would_take_too_long_or_something_else_was_asked_for() {
+        assert_eq!(choose(&["--quick"]).len(), 6);
+        assert_eq!(choose(&[]).len(), 6 + 9);
+        let chosen = choose(&["--sweep", "--quick", "--policies", "deadline"]);
+        assert_eq!(chosen.len(), 2 + 10);
+    }
+}

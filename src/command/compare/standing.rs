@@ -1,0 +1,171 @@
+//! What became of each policy: medians over the rounds, and who is better.
+
+use crate::command::policy::PolicyName;
+use crate::command::report::RunReport;
+use crate::command::table;
+
+/// Guest speeds closer than this share of each other count as equal, or closer than the rounds of
+/// one policy are among themselves, if that is more.
+pub(super) const EQUAL_SPEED: f64 = 0.02;
+
+/// The medians of one policy's runs.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    pub(super) policy: PolicyName,
+    pub(super) writes_per_s: f64,
+    pub(super) ring_fulls: f64,
+    per_million: Option<f64>,
+    longest_stall_us: Option<f64>,
+    total_stall_us: f64,
+    wakeups_per_s: f64,
+    cpu_s: Option<f64>,
+    seconds: f64,
+    /// How far its own rounds are apart in speed, as a share of the fastest.
+    spread: f64,
+}
+
+impl Standing {
+    /// Of the runs of `policy`.
+    pub(super) fn of<'r>(
+        policy: PolicyName,
+        runs: impl Iterator<Item = &'r RunReport> + Clone,
+    ) -> Self {
+        let medium = |figure: fn(&RunReport) -> f64| median(runs.clone().map(figure));
+        let known = |figure: fn(&RunReport) -> Option<f64>| median(runs.clone().filter_map(figure));
+        let speeds = runs.clone().map(|run| run.page_writes_per_s);
+        let (least, most) = speeds.fold((f64::MAX, 0.0), |(least, most), speed| {
+            (speed.min(least), speed.max(most))
+        });
+        Self {
+            policy,
+            writes_per_s: medium(|run| run.page_writes_per_s).unwrap_or(0.0),
+            ring_fulls: medium(|run| run.ring_fulls as f64).unwrap_or(0.0),
+            per_million: known(|run| run.ring_fulls_per_million_pages),
+            longest_stall_us: known(|run| run.ring_full_stall_us.max),
+            total_stall_us: medium(|run| run.ring_full_stall_us.total).unwrap_or(0.0),
+            wakeups_per_s: medium(|run| run.wakeups as f64 / run.duration_s).unwrap_or(0.0),
+            cpu_s: known(|run| run.reaper_cpu_s),
+            seconds: medium(|run| run.duration_s).unwrap_or(0.0),
+            spread: if most > 0.0 {
+                (most - least) / most
+            } else {
+                0.0
+            },
+        }
+    }
+
+    /// Its speed over that of `other`; 1 where the other stood still.
+    pub(super) fn speed_over(&self, other: &Self) -> f64 {
+        if other.writes_per_s > 0.0 {
+            self.writes_per_s / other.writes_per_s
+        } else {
+            1.0
+        }
+    }
+
+    /// Its cells of the table, but for the comparisons with others.
+    pub(super) fn cells(&self) -> Vec<String> {
+        vec![
+            format!("{:.0}", self.ring_fulls),
+            self.per_million
+                .map_or("-".into(), |rate| format!("{rate:.1}")),
+            table::micros(self.longest_stall_us),
+            table::percent(self.share_of_time(self.total_stall_us / 1e6)),
+            format!("{:.0} /s", self.wakeups_per_s),
+            self.cpu_s.map_or("-".into(), |cpu_s| {
+                table::percent(self.share_of_time(cpu_s))
+            }),
+        ]
+    }
+
+    pub(super) fn counted_ring_fulls(&self) -> String {
+        table::counted(self.ring_fulls.round() as u64, "ring-full")
+    }
+
+    fn share_of_time(&self, seconds: f64) -> f64 {
+        if self.seconds > 0.0 {
+            seconds / self.seconds
+        } else {
+            0.0
+        }
+    }
+}
+
+/// Best first: by guest speed, where a difference counts; then by ring-fulls; then by the reaper's
+/// CPU.
+pub(super) fn rank(standings: &mut [Standing], equal: f64) {
+    let speeds = standings.iter().map(|one| one.writes_per_s);
+    let best = speeds.fold(0.0, f64::max);
+    // Steps below the best, so that "about equal" can't go round in a circle.
+    let steps = |one: &Standing| match best > 0.0 {
+        true => ((1.0 - one.writes_per_s / best) / equal).floor(),
+        false => 0.0,
+    };
+    let cpu_s = |one: &Standing| one.cpu_s.unwrap_or(0.0);
+    standings.sort_by(|one, other| {
+        steps(one)
+            .total_cmp(&steps(other))
+            .then(one.ring_fulls.total_cmp(&other.ring_fulls))
+            .then(cpu_s(one).total_cmp(&cpu_s(other)))
+    });
+}
+
+/// The share by which speeds must differ to count as different: what a policy's own rounds differ
+/// by, as a rule.
+pub(super) fn equal_speed(standings: &[Standing]) -> f64 {
+    median(standings.iter().map(|one| one.spread))
+        .unwrap_or(0.0)
+        .max(EQUAL_SPEED)
+}
+
+/// The median; the mean of the middle two of an even number; `None` of nothing.
+fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    let upper = *figures.get(middle)?;
+    if figures.len() % 2 == 1 {
+        return Some(upper);
+    }
+    Some((figures[middle - 1] + upper) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median([].into_iter()), None);
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.5));
+    }
+
+    fn standing(policy: &str, speed: f64, ring_fulls: f64) -> Standing {
+        Standing {
+            writes_per_s: speed * 1e6,
+            ring_fulls,
+            seconds: 1.0,
+            ..Standing::of(policy.parse().unwrap(), [].into_iter())
+        }
+    }
+
+    #[test]
+    fn speed_ranks_first_and_ring_fulls_where_speeds_are_about_equal() {
+        let mut standings = [
+            standing("seed", 0.90, 0.0),
+            standing("halving", 0.99, 500.0),
+            standing("ladder", 0.98, 3.0),
+        ];
+        rank(&mut standings, EQUAL_SPEED);
+        let order = standings.map(|one| one.policy.to_string());
+        assert_eq!(order, ["ladder", "halving", "seed"]);
+    }
+
+    #[test]
+    fn no_rounds_make_no_nonsense() {
+        let none = Standing::of(PolicyName::Seed, [].into_iter());
+        assert_eq!((none.spread, none.speed_over(&none)), (0.0, 1.0));
+        assert_eq!(none.counted_ring_fulls(), "0 ring-fulls");
+    }
+}
