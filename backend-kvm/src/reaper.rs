@@ -8,9 +8,8 @@ use std::thread;
 
 use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
 use dirty_ring_core::controller::Controller;
-use dirty_ring_core::doorbell::Seen;
 use dirty_ring_core::handoff::Handoff;
-use dirty_ring_core::reaper::{Action, Events, NoEvents, Reaper, ReaperState, State, Step};
+use dirty_ring_core::reaper::{Events, Moment, NoEvents, Reaper, ReaperState, State, Step, drive};
 use dirty_ring_core::size::RingSize;
 use kvm_ioctls::{Error as KvmError, VmFd};
 
@@ -204,7 +203,7 @@ impl ReaperBuilder {
                     let is_blocked = blocked.is_ok();
                     let _ = ready.send(blocked);
                     let mut reaper = reaper;
-                    if is_blocked && let Err(failure) = drive(&shared, &mut reaper, &mut *events) {
+                    if is_blocked && let Err(failure) = run(&shared, &mut reaper, &mut *events) {
                         shared.post(|board| board.failure = Some(failure));
                     }
                     reaper
@@ -232,46 +231,22 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// The thread's whole life: what the machine says, until it says that it is done.
-fn drive<C: Controller>(
+/// The thread's whole life, with the board kept up to date.
+fn run<C: Controller>(
     shared: &Shared,
     reaper: &mut Reaper<C>,
     events: &mut dyn Events,
 ) -> Result<(), CollectError<KvmError>> {
     let Shared { handoff, clock, .. } = shared;
-    let mut seen = Seen::default();
-    let mut iterations = reaper.iterations();
-    let mut action = reaper.start(clock.now_us());
-    loop {
-        action = match action {
-            Action::Wait { until_us } => {
-                shared.post(|board| board.phase = State::Wait);
-                let wakes = handoff.wait(&mut seen, until_us);
-                shared.post(|board| board.wakeups += 1);
-                reaper.on_wake(clock.now_us(), wakes)
-            }
-            Action::Harvest { begin } => {
-                if begin {
-                    shared.post(|board| {
-                        board.phase = State::Reaping;
-                        board.passes_begun += 1;
-                    });
-                }
-                let harvest = reaper.harvest(handoff, clock.now_us(), begin);
-                reaper.on_harvested(&harvest)
-            }
-            Action::Reset => {
-                let reset = handoff.reset()?;
-                // A stop that rings while we reap must not wait for the next sleep to be seen.
-                let rung = handoff.doorbell().poll(&mut seen);
-                let now_us = clock.now_us();
-                let _ = reaper.on_wake(now_us, rung);
-                reaper.on_reset(now_us, &reset)
-            }
-            Action::Done => return Ok(()),
-        };
-        if reaper.iterations() != iterations {
-            iterations = reaper.iterations();
+    let watch = |moment, reaper: &Reaper<C>| match moment {
+        Moment::Waiting => shared.post(|board| board.phase = State::Wait),
+        Moment::Woken => shared.post(|board| board.wakeups += 1),
+        Moment::Harvesting { begin: true } => shared.post(|board| {
+            board.phase = State::Reaping;
+            board.passes_begun += 1;
+        }),
+        Moment::Harvesting { begin: false } | Moment::Resetting => {}
+        Moment::Decided => {
             let last_step = reaper.last_step().copied();
             if let Some(step) = &last_step {
                 events.on_step(step);
@@ -282,5 +257,6 @@ fn drive<C: Controller>(
                 board.cpu_us = host::thread_cpu_us();
             });
         }
-    }
+    };
+    drive(reaper, handoff, || clock.now_us(), watch).map(|_| ())
 }

@@ -502,7 +502,8 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         };
         own.note_ring_full();
         own.note_occupancy(own.occupancy());
-        if core::mem::take(&mut own.is_served) && self.outstanding == 0 {
+        let is_served = core::mem::take(&mut own.is_served);
+        if is_served && self.outstanding == 0 && self.batch.is_empty() {
             // Another vCPU made room while this one was on its way.
             return Ok(RingFullReport {
                 harvested: 0,
@@ -510,7 +511,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             });
         }
         // What other rings give doesn't count: busy neighbours must not hide an overrun.
-        let nothing_to_reset = self.outstanding == 0;
+        let nothing_to_reset = !own.has_unreset();
         let limit = match mode {
             RingFullMode::Chunk(entries) => entries.max(1),
             RingFullMode::Whole => u32::MAX,

@@ -79,17 +79,21 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
 
     /// What rang since the last look, without waiting. [`STOP`](Wakes::STOP) stays set.
     pub fn poll(&self, seen: &mut Seen) -> Wakes {
+        // The stop first: what rang before it is found after it.
+        let stops = self.stops.load();
         let kicks = seen.kicks.advance(self.kicks.load());
         seen.kicks_total = seen.kicks_total.saturating_add(kicks.into());
         let ring_fulls = seen.ring_fulls.advance(self.ring_fulls.load());
         let mut wakes = Wakes::empty();
         wakes.set(Wakes::KICK, kicks != 0);
         wakes.set(Wakes::RING_FULL, ring_fulls != 0);
-        wakes.set(Wakes::STOP, self.stops.load() != 0);
+        wakes.set(Wakes::STOP, stops != 0);
         wakes
     }
 
-    /// Sleeps until somebody rings or `deadline_us` passes, and says which: both, if both.
+    /// Sleeps until somebody rings or `deadline_us` passes, and says which. (Where both happened
+    /// the timer may go unmentioned; [`Reaper::on_wake`](crate::reaper::Reaper::on_wake) sees by
+    /// the clock that it was due.)
     pub fn wait(&self, seen: &mut Seen, deadline_us: u64) -> Wakes {
         loop {
             let wakes = self.poll(seen);

@@ -163,6 +163,12 @@ impl<M: EntryMemory> Ring<M> {
         at_least
     }
 
+    /// Was an entry harvested that KVM hasn't reset yet? One load.
+    pub(crate) fn has_unreset(&self) -> bool {
+        let last = self.index(u32::MAX);
+        self.memory.load_flags(last) == EntryFlags::RESET
+    }
+
     /// KVM's free-running index, where `occupancy` entries wait.
     pub(crate) const fn published(&self, occupancy: u32) -> u32 {
         self.fetch.wrapping_add(occupancy)

@@ -58,7 +58,8 @@ pub enum Parked {
 pub trait Park {
     /// Sleeps until `deadline_us` on the caller's clock or until [`unpark`](Self::unpark),
     /// whichever comes first. An `unpark` since the last return MUST end the sleep at once (a
-    /// token, as in `std::thread::park`), or a wake-up is lost. May return early for no reason.
+    /// token, as in `std::thread::park`), and what was written before the `unpark` MUST be visible
+    /// after it, or a wake-up is lost. May return early for no reason.
     fn park_until(&self, deadline_us: u64) -> Parked;
     /// Ends the sleep, or the next one.
     fn unpark(&self);

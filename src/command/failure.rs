@@ -1,5 +1,7 @@
 //! Why the command failed, and the exit code that says so.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A failure: one or two lines that say what is wrong and what to do.
@@ -27,9 +29,12 @@ impl Failure {
 
     /// Says it on stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        use std::io::Write;
-        // A closed stderr leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "dirty-ring: {self}");
+        tell(self);
         ExitCode::from(self.code())
     }
+}
+
+/// Says something on stderr. A closed stderr leaves nobody to tell, and is no reason to stop.
+pub(crate) fn tell(what: &impl Display) {
+    let _ = writeln!(std::io::stderr(), "dirty-ring: {what}");
 }

@@ -1,13 +1,13 @@
 //! The host, as reports name it, and its KVM.
 
-use std::io::{self, Write};
+use std::io;
 
 use dirty_ring::kvm::Support;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 
 use super::args::BackendName;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 
 /// `KVM_API_VERSION`: the same since Linux 2.6.22, and no other will come (api.rst 4.1).
 const KVM_API_VERSION: i32 = 12;
@@ -105,11 +105,7 @@ impl KvmHost {
             BackendName::Auto => match Self::open() {
                 Ok(host) => Ok(Some(host)),
                 Err(failure) => {
-                    // A closed stderr is no reason to stop.
-                    let _ = writeln!(
-                        io::stderr(),
-                        "dirty-ring: using the mock, because {failure}"
-                    );
+                    failure::tell(&format!("using the mock, because {failure}"));
                     Ok(None)
                 }
             },

@@ -1,6 +1,6 @@
 //! The figures of a run, as JSON has them.
 
-use hdrhistogram::Histogram;
+use dirty_ring::mock::Stalls;
 use serde::Serialize;
 
 /// One run. A figure that the backend can't know is `null`.
@@ -47,44 +47,15 @@ pub(crate) struct VcpuReport {
     pub(crate) peak_occupancy: u32,
 }
 
-/// Collects times, in nanoseconds.
-#[derive(Debug)]
-pub(crate) struct Times {
-    histogram: Histogram<u64>,
-    max_ns: u64,
-    total_ns: u64,
-}
-
-impl Times {
-    pub(crate) fn new() -> Self {
-        Self {
-            // Three digits, growing as it must.
-            histogram: Histogram::new(3).unwrap_or_else(|_| unreachable!("3 digits are allowed")),
-            max_ns: 0,
-            total_ns: 0,
-        }
-    }
-
-    pub(crate) fn record(&mut self, time_ns: u64) {
-        // It grows by itself: nothing is out of range.
-        let _ = self.histogram.record(time_ns);
-        self.max_ns = self.max_ns.max(time_ns);
-        self.total_ns = self.total_ns.saturating_add(time_ns);
-    }
-
-    pub(crate) fn summary(&self) -> Stall {
+impl Stall {
+    pub(crate) fn of(stalls: &Stalls) -> Self {
         let us = |ns: u64| ns as f64 / 1e3;
-        let known = |ns: u64| (!self.histogram.is_empty()).then(|| us(ns));
-        // The histogram rounds up to three digits, which may be more than any stall was.
-        let quantile = |share| {
-            let ns = self.histogram.value_at_quantile(share);
-            known(ns.min(self.max_ns))
-        };
-        Stall {
-            p50: quantile(0.5),
-            p99: quantile(0.99),
-            max: known(self.max_ns),
-            total: us(self.total_ns),
+        let known = |ns: u64| (stalls.count() > 0).then_some(us(ns));
+        Self {
+            p50: known(stalls.p50_ns()),
+            p99: known(stalls.p99_ns()),
+            max: known(stalls.max_ns()),
+            total: us(stalls.total_ns()),
         }
     }
 }
@@ -109,23 +80,14 @@ mod tests {
 
     #[test]
     fn stalls_have_no_distribution_where_there_are_none() {
-        let mut stalls = Times::new();
-        assert_eq!(stalls.summary().p50, None);
-        assert_eq!(stalls.summary().total, 0.0);
-        for us in 1..=100 {
-            stalls.record(us * 1000);
-        }
-        let summary = stalls.summary();
-        assert!((summary.p50.unwrap() - 50.0).abs() < 1.0);
-        assert_eq!((summary.max, summary.total), (Some(100.0), 5050.0));
-    }
-
-    #[test]
-    fn no_quantile_is_longer_than_the_longest_stall() {
-        let mut stalls = Times::new();
-        stalls.record(3_265_060);
-        let summary = stalls.summary();
-        assert_eq!((summary.p50, summary.p99), (summary.max, summary.max));
-        assert_eq!(summary.max, Some(summary.total));
+        let mut stalls = Stalls::default();
+        assert_eq!(Stall::of(&stalls).p50, None);
+        assert_eq!(Stall::of(&stalls).total, 0.0);
+        stalls.record(1500);
+        assert!(
+            Stall::of(&stalls)
+                .max
+                .is_some_and(|us| (us - 1.5).abs() < 0.01)
+        );
     }
 }

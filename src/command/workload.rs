@@ -17,9 +17,10 @@ impl FromStr for NamedWorkload {
     type Err = WorkloadError;
 
     fn from_str(text: &str) -> Result<Self, WorkloadError> {
+        let name = text.trim();
         Ok(Self {
-            name: text.trim().to_owned(),
-            workload: text.parse()?,
+            name: name.to_owned(),
+            workload: name.parse()?,
         })
     }
 }

@@ -1,1 +1,28 @@
-//! stub
+//! Model checking, exhaustive checks and property tests of dirty-ring.
+//!
+//! The core's shared types are generic over the traits of [`dirty_ring_core::sync`],
+//! [`EntryMemory`](dirty_ring_core::entry::EntryMemory) and
+//! [`Backend`](dirty_ring_core::collector::Backend). This crate holds other instances of those
+//! traits, so that what is checked is the very code that ships, in an ordinary `cargo test`:
+//!
+//! * [`loom_sync`], [`loom_kvm`]: loom's atomics, locks and cells, and KVM's side of a ring over
+//!   them. Loom runs every interleaving, and every value that a weakly ordered load may return.
+//! * [`weak`]: the same with one thing wrong. Each property has a negative control, its model with
+//!   one of these put in, that has to fail: a model that can't fail checks nothing.
+//! * [`explore`]: the harness; it counts executions and insists that the interleaving a model is
+//!   about was reached.
+//! * [`sim`]: a simulated VM without threads, for the property tests of the ring protocol.
+//! * [`reference_levels`], [`reference_reaper`]: second opinions, written from the rules and not
+//!   from the code.
+//!
+//! Loom runs the threads of a model as coroutines of one thread, so a model may keep what it only
+//! *observes* in a plain [`Cell`](core::cell::Cell): it costs no interleavings and orders nothing.
+#![forbid(unsafe_code)]
+
+pub mod explore;
+pub mod loom_kvm;
+pub mod loom_sync;
+pub mod reference_levels;
+pub mod reference_reaper;
+pub mod sim;
+pub mod weak;

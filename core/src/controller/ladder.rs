@@ -102,8 +102,8 @@ impl LadderTable {
 /// | | `Seed` | `Ladder` |
 /// |---|---|---|
 /// | lows | cumulative; only a step up clears them, so after one step down each further low steps down at once | *consecutive*; every other event clears them, a finished step down included |
-/// | ratio | pages per interval, whatever its length: at most rates no level is a fixed point, and it hunts between two | pages per time, scaled to each level's wait: the wanted level doesn't depend on the present one, so it settles |
-/// | several vCPUs | the sum of all rings over one ring's size: many idle vCPUs look like a storm, one full ring among idle ones is diluted | the fullest ring |
+/// | ratio | pages per interval, whatever its length: at most rates no level is a fixed point, and it hunts between two | pages per time, scaled to each level's wait: the wanted level doesn't depend on the present one (but for one entry in favour of it), so it settles |
+/// | several vCPUs | the sum of all rings over one ring's size: many idle vCPUs look like a storm, and one ring that is nearly full looks like many that aren't | the fullest ring |
 /// | capacity | the ring's size | the soft limit |
 /// | floor | 80 ms | 2 ms |
 /// | steps up | one level a pass, a hundred ring-fulls count as one | at once to the wanted level; each ring-full is worth a level |

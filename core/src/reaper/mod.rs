@@ -11,14 +11,16 @@
 //! ```
 //!
 //! The driver (a thread, a unikernel's main loop, a simulator) does what the [`Action`] says and
-//! reports with the method that fits. The machine is never wrong to call: a report that doesn't
+//! reports with the method that fits; [`drive`] is the loop of a driver that may block. The machine is never wrong to call: a report that doesn't
 //! fit the state changes nothing and gets the current action again.
 
+mod drive;
 mod events;
 mod history;
 #[cfg(test)]
 mod tests;
 
+pub use drive::{Moment, drive};
 pub use events::{Events, NoEvents};
 pub use history::{DEFAULT_HISTORY, Step};
 
@@ -207,12 +209,16 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
                 if wakes.is_empty() || (wakes == Wakes::TIMER && early) {
                     return self.action;
                 }
+                // A kick at the last moment hides that the wait was over as well: the clock knows.
+                let mut wakes = wakes;
+                wakes.set(Wakes::TIMER, !early);
                 self.begin_pass(now_us, wakes)
             }
         }
     }
 
-    /// For [`Action::Harvest`]: lets `handoff` harvest what the controller wants.
+    /// For [`Action::Harvest`]: lets `handoff` harvest what the controller wants, or all rings
+    /// after a kick or a stop.
     pub fn harvest<B, L, W, P, const BATCH: usize>(
         &mut self,
         handoff: &Handoff<L, W, P>,
@@ -225,8 +231,11 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         W: SharedWord,
         P: Park,
     {
+        // Who kicked wants every page, and the final drain leaves none behind: whatever the
+        // controller thinks of it.
+        let all = self.pass.wakes.intersects(Wakes::KICK | Wakes::STOP);
         if self.controller.looks() {
-            return handoff.harvest_where(now_us, begin, |ring| self.controller.wants(ring));
+            return handoff.harvest_where(now_us, begin, |ring| self.controller.wants(ring) || all);
         }
         handoff.harvest(now_us, begin)
     }

@@ -10,13 +10,13 @@ use dirty_ring::kvm::ReaperStats;
 use dirty_ring::kvm::guest::{
     CallbackError, Guest, GuestConfig, GuestError, ReapedGuest, Reaping, RunningGuest, VcpuParams,
 };
-use dirty_ring::mock::Workload;
+use dirty_ring::mock::{Stalls, Workload};
 
 use super::{PAGE_BYTES, Plan};
-use crate::command::failure::Failure;
+use crate::command::failure::{self, Failure};
 use crate::command::host::{self, KvmHost};
 use crate::command::policy::PolicyName;
-use crate::command::report::{RunReport, Stall, Times, VcpuReport, per_million, per_second};
+use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
 use crate::command::safety::smallest_ring;
 use crate::command::table;
 
@@ -45,8 +45,8 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
     let window = match plan.policy.controller(size) {
         None => undisturbed(host, plan, config),
         Some(controller) => {
-            let stalls = Arc::new(Mutex::new(Times::new()));
-            let reactions = Arc::new(Mutex::new(Times::new()));
+            let stalls = Arc::new(Mutex::new(Stalls::default()));
+            let reactions = Arc::new(Mutex::new(Stalls::default()));
             let mut reaping = Reaping::new(plan.place.ring_entries)
                 .ring_full_mode(plan.what.ring_full.mode())
                 .around_ring_full({
@@ -77,7 +77,7 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
                 .and_then(|vm| reaped(vm, plan, &stalls))
                 .inspect(|window| {
                     let reactions = reactions.lock().unwrap_or_else(PoisonError::into_inner);
-                    warn_if_too_small(host, plan, window, reactions.summary().p99);
+                    warn_if_too_small(host, plan, window, Stall::of(&reactions).p99);
                 })
         }
     };
@@ -134,14 +134,14 @@ fn warn_if_too_small(host: &KvmHost, plan: &Plan, window: &Window, reaction_us: 
     };
     let smallest = smallest_ring(&host.support, rate_per_s, |_| reaction_us);
     if plan.policy == PolicyName::Deadline && smallest.is_none_or(|s| s > plan.place.ring_entries) {
-        eprintln!(
-            "dirty-ring: warning: a ring of {} entries is small for this host: its passes end up \
-             to {} after the planned wake, and a vCPU dirties {}; use --ring-entries {}",
+        failure::tell(&format!(
+            "warning: a ring of {} entries is small for this host: its passes end as late as {} \
+             after the planned wake, and a vCPU dirties {} (pages); use --ring-entries {}",
             plan.place.ring_entries,
             table::micros(Some(reaction_us)),
             table::per_second(rate_per_s),
             smallest.unwrap_or(host.support.max_entries)
-        );
+        ));
     }
 }
 
@@ -169,14 +169,11 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
     })
 }
 
-fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Times>) -> Result<Window, CallbackError> {
+fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Stalls>) -> Result<Window, CallbackError> {
     let (seconds, page_writes) = drive(&vm.guest, vm.running, plan)?;
     // The vCPUs stand still, so all figures are of the same moment.
     let stats = vm.reaper.stats();
-    let stall = stalls
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .summary();
+    let stall = Stall::of(&stalls.lock().unwrap_or_else(PoisonError::into_inner));
     let stopped = vm.reaper.stop()?;
     check_lost(&vm.guest)?;
     Ok(Window {

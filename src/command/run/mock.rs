@@ -45,9 +45,6 @@ fn failed(error: SimError) -> Failure {
 
 fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
     let seconds = report.duration_us as f64 / 1e6;
-    let us = |ns: u64| ns as f64 / 1e3;
-    let stalls = &report.stalls;
-    let known = |ns: u64| (stalls.count() > 0).then_some(us(ns));
     RunReport {
         policy: plan.policy.to_string(),
         backend: "mock",
@@ -60,12 +57,7 @@ fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
         page_writes_per_s: per_second(report.page_writes, seconds),
         ring_fulls: report.ring_fulls,
         ring_fulls_per_million_pages: per_million(report.ring_fulls, report.pages_harvested),
-        ring_full_stall_us: Stall {
-            p50: known(stalls.p50_ns()),
-            p99: known(stalls.p99_ns()),
-            max: known(stalls.max_ns()),
-            total: us(stalls.total_ns()),
-        },
+        ring_full_stall_us: Stall::of(&report.stalls),
         pages_harvested: report.pages_harvested,
         harvests: report.harvests,
         resets: report.resets,
@@ -74,7 +66,7 @@ fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
         reaper_cpu_s: plan
             .policy
             .controller(size)
-            .map(|_| us(report.reaper_busy_ns) / 1e6),
+            .map(|_| report.reaper_busy_ns as f64 / 1e9),
         per_vcpu: report
             .per_vcpu
             .iter()

@@ -147,13 +147,32 @@ fn exits_that_the_reaper_was_quicker_than_are_no_overrun() {
 }
 
 #[test]
-fn exits_that_can_only_settle_a_deficit_are_no_overrun() {
+fn exits_that_wait_for_the_reset_of_their_own_entries_are_no_overrun() {
     let mut collector = collector::<64>(2);
-    for _ in 0..3 * OVERRUN_EXITS {
+    collector.backend().memory(0).log_pages(0..5);
+    let _ = collector.harvest(1, true);
+    // Signals keep the reset from doing anything, for many exits.
+    set_weather(&mut collector, [Weather::Short(0); 160]);
+    for _ in 0..2 * OVERRUN_EXITS {
+        let report = collector.ring_full(0, CHUNK, 1).unwrap();
+        assert_eq!((report.harvested, report.settled), (0, false));
+    }
+    while collector.backend().published.is_empty() {
+        let _ = collector.ring_full(0, CHUNK, 1).unwrap();
+    }
+    assert_eq!(collector.backend().published, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn the_deficit_of_a_neighbour_does_not_hide_an_overrun() {
+    let mut collector = collector::<64>(2);
+    let exits = (0..OVERRUN_EXITS).map(|_| {
         collector.backend().memory(1).log_pages(0..1);
         let _ = collector.harvest(1, true);
-        assert_eq!(collector.ring_full(0, CHUNK, 1).unwrap().harvested, 0);
-    }
+        collector.ring_full(0, CHUNK, 1)
+    });
+    let last = exits.last();
+    assert_eq!(last, Some(Err(CollectError::Overrun { ring: 0 })));
 }
 
 /// Three rings, the first two at their soft limit.

@@ -1,0 +1,110 @@
+//! The memory of a simulated ring, shared by the simulated kernel and the collector.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
+use dirty_ring_core::size::RingSize;
+
+/// A ring's entries, laid out as `struct kvm_dirty_gfn`. Clones share them.
+#[derive(Clone, Debug)]
+pub struct RingMemory {
+    entries: Arc<[Entry]>,
+    size: RingSize,
+    meter: Arc<AccessMeter>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    flags: AtomicU32,
+    slot: AtomicU32,
+    offset: AtomicU64,
+}
+
+/// Counts what userspace did to the rings of one VM, so that the time can be charged.
+#[derive(Debug, Default)]
+pub(crate) struct AccessMeter {
+    loads: AtomicU64,
+    harvested: AtomicU64,
+}
+
+impl AccessMeter {
+    /// Flag loads and harvested entries so far.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (
+            self.loads.load(Ordering::Relaxed),
+            self.harvested.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Counts one more. The simulation is one thread, so this needs no read-modify-write.
+fn bump(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+impl RingMemory {
+    pub(crate) fn new(size: RingSize, meter: &Arc<AccessMeter>) -> Self {
+        Self {
+            entries: (0..size.entries()).map(|_| Entry::default()).collect(),
+            size,
+            meter: Arc::clone(meter),
+        }
+    }
+
+    fn entry(&self, index: u32) -> &Entry {
+        &self.entries[(index & (self.size.entries() - 1)) as usize]
+    }
+
+    /// Publishes an entry, as the kernel does.
+    pub(crate) fn publish(&self, index: u32, gfn: DirtyGfn) {
+        let entry = self.entry(index);
+        entry.slot.store(gfn.slot.0, Ordering::Relaxed);
+        entry.offset.store(gfn.offset, Ordering::Relaxed);
+        entry
+            .flags
+            .store(EntryFlags::DIRTY.bits(), Ordering::Release);
+    }
+
+    /// Takes an entry back if it was harvested, as the kernel's reset does.
+    pub(crate) fn take_harvested(&self, index: u32) -> Option<DirtyGfn> {
+        let entry = self.entry(index);
+        if entry.flags.load(Ordering::Acquire) & EntryFlags::RESET.bits() == 0 {
+            return None;
+        }
+        let gfn = read(entry);
+        entry.flags.store(0, Ordering::Release);
+        Some(gfn)
+    }
+}
+
+fn read(entry: &Entry) -> DirtyGfn {
+    DirtyGfn {
+        slot: SlotId(entry.slot.load(Ordering::Relaxed)),
+        offset: entry.offset.load(Ordering::Relaxed),
+    }
+}
+
+impl EntryMemory for RingMemory {
+    fn size(&self) -> RingSize {
+        self.size
+    }
+
+    fn load_flags(&self, index: u32) -> EntryFlags {
+        bump(&self.meter.loads);
+        EntryFlags::from_bits_retain(self.entry(index).flags.load(Ordering::Acquire))
+    }
+
+    fn read(&self, index: u32) -> DirtyGfn {
+        read(self.entry(index))
+    }
+
+    fn store_flags(&self, index: u32, flags: EntryFlags) {
+        if flags.contains(EntryFlags::RESET) {
+            bump(&self.meter.harvested);
+        }
+        self.entry(index)
+            .flags
+            .store(flags.bits(), Ordering::Release);
+    }
+}

@@ -1,0 +1,308 @@
+//! The discrete-event simulation: the reaper and the vCPUs take turns in virtual time.
+
+use core::convert::Infallible;
+use std::sync::atomic::AtomicU32;
+
+use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
+use dirty_ring_core::controller::{Controller, Policy};
+use dirty_ring_core::doorbell::Seen;
+use dirty_ring_core::handoff::Handoff;
+use dirty_ring_core::reaper::{Action, Reaper, Step};
+use thiserror::Error;
+
+use crate::config::{ConfigError, SimConfig};
+use crate::cost::{CostModel, PS_PER_NS, PS_PER_US, ps};
+use crate::faults::{Dice, Faults, Stream};
+use crate::report::{SimReport, Tally};
+use crate::sync::{Alone, VirtualPark};
+use crate::vm::{VcpuState, Vm};
+
+/// Why a simulation didn't come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SimError {
+    /// The configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A vCPU overran its ring.
+    #[error("{source}")]
+    Overrun {
+        /// The vCPU's index.
+        vcpu: usize,
+        /// When it was found out, in microseconds of virtual time.
+        at_us: u64,
+        /// What the collector said.
+        source: CollectError<Infallible>,
+    },
+    /// The collector can't go on.
+    #[error("{source}")]
+    Collect {
+        /// When, in microseconds of virtual time.
+        at_us: u64,
+        /// Why.
+        source: CollectError<Infallible>,
+    },
+}
+
+type SimHandoff = Handoff<Alone<Collector<Vm>>, AtomicU32, VirtualPark>;
+
+/// A simulated VM with its reaper, ready to run.
+#[derive(Debug)]
+pub struct Simulation<C = Policy> {
+    handoff: SimHandoff,
+    park: VirtualPark,
+    reaper: Option<Driver<C>>,
+    ring_full_mode: RingFullMode,
+    duration_us: u64,
+    half_exit_ps: u64,
+    wake: WakeLatency,
+    tally: Tally,
+}
+
+/// The reaper's side: what a reaper thread keeps on its stack.
+#[derive(Debug)]
+struct Driver<C> {
+    machine: Reaper<C>,
+    seen: Seen,
+    /// When it does what the machine said last, at the earliest.
+    at_ps: u64,
+    /// It is on its way out of the wait because somebody rang.
+    called: bool,
+}
+
+/// How late the reaper runs.
+#[derive(Debug)]
+struct WakeLatency {
+    dice: Dice,
+    cost: CostModel,
+    faults: Faults,
+}
+
+impl WakeLatency {
+    fn draw_ps(&mut self) -> u64 {
+        let jitter_ps = ps(self.cost.wake_jitter_ns);
+        let least_ps = ps(self.cost.wake_latency_ns).saturating_sub(jitter_ps);
+        let usual_ps = least_ps.saturating_add(self.dice.below(2 * jitter_ps + 1));
+        if self.dice.happens(self.faults.late_wake_permille) {
+            usual_ps.saturating_add(u64::from(self.faults.late_wake_us) * PS_PER_US)
+        } else {
+            usual_ps
+        }
+    }
+}
+
+/// Runs a simulation from beginning to end, the final drain included.
+///
+/// # Errors
+/// [`SimError`] where the configuration is refused or the collector can't go on. A lost page is
+/// no error here: see [`SimReport::is_sound`].
+pub fn simulate<C: Controller>(config: SimConfig<C>) -> Result<SimReport, SimError> {
+    let (report, ()) = Simulation::new(config)?.run(|_| (), |_| ())?;
+    Ok(report)
+}
+
+impl<C: Controller> Simulation<C> {
+    /// A simulation at time 0.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where the configuration is refused.
+    pub fn new(config: SimConfig<C>) -> Result<Self, ConfigError> {
+        let vm = Vm::new(&config)?;
+        let half_exit_ps = vm.half_exit_ps();
+        let park = VirtualPark::default();
+        Ok(Self {
+            handoff: Handoff::new(Alone::new(Collector::new(vm)), park.clone()),
+            park,
+            reaper: config.policy.map(|controller| Driver {
+                machine: Reaper::new(controller),
+                seen: Seen::default(),
+                at_ps: 0,
+                called: false,
+            }),
+            ring_full_mode: config.ring_full_mode,
+            duration_us: config.duration_us,
+            half_exit_ps,
+            wake: WakeLatency {
+                dice: Dice::new(config.seed, Stream::Wakes),
+                cost: config.cost,
+                faults: config.faults,
+            },
+            tally: Tally::default(),
+        })
+    }
+
+    /// Runs to the end. `observe` hears of each decision of the reaper; `inspect` gets the VM after
+    /// the final drain.
+    ///
+    /// # Errors
+    /// [`SimError`] where the collector can't go on.
+    pub fn run<R>(
+        mut self,
+        mut observe: impl FnMut(&Step),
+        inspect: impl FnOnce(&Vm) -> R,
+    ) -> Result<(SimReport, R), SimError> {
+        if let Some(mut reaper) = self.reaper.take() {
+            let action = reaper.machine.start(0);
+            self.schedule(&mut reaper, action);
+            self.run_guest(&mut reaper, &mut observe)?;
+            self.drain(&mut reaper, &mut observe)?;
+        } else {
+            self.vm(|vm| vm.run_until_us(self.duration_us));
+        }
+        let (duration_us, tally) = (self.duration_us, self.tally);
+        Ok(self.handoff.with(|collector| {
+            let report = SimReport::new(duration_us, collector, tally);
+            (report, inspect(collector.backend()))
+        }))
+    }
+
+    /// Lets reaper and vCPUs take turns until the guest ends.
+    fn run_guest(
+        &mut self,
+        reaper: &mut Driver<C>,
+        observe: &mut impl FnMut(&Step),
+    ) -> Result<(), SimError> {
+        let end_ps = self.duration_us * PS_PER_US;
+        loop {
+            if let Some((at_ps, vcpu)) = self.vm(|vm| vm.next_stop(reaper.at_ps)) {
+                match self.vm(|vm| vm.state(vcpu)) {
+                    VcpuState::Running => self.vm(|vm| vm.run_vcpu_until_ps(vcpu, at_ps)),
+                    VcpuState::RingFull { since_ps } => {
+                        self.ring_full(reaper, vcpu, since_ps, at_ps)?;
+                    }
+                }
+            } else if reaper.at_ps < end_ps {
+                self.reaper_turn(reaper, observe)?;
+            } else {
+                self.vm(|vm| vm.run_until_ps(end_ps));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Stops the reaper: the vCPUs are out of guest mode for good, it drains their rings.
+    fn drain(
+        &mut self,
+        reaper: &mut Driver<C>,
+        observe: &mut impl FnMut(&Step),
+    ) -> Result<(), SimError> {
+        self.handoff.doorbell().stop();
+        self.wake_if_rung(reaper);
+        while reaper.machine.action() != Action::Done {
+            self.reaper_turn(reaper, observe)?;
+        }
+        Ok(())
+    }
+
+    /// A vCPU that left at `since_ps` asks for the lock at `at_ps` and makes room.
+    fn ring_full(
+        &mut self,
+        reaper: &mut Driver<C>,
+        vcpu: usize,
+        since_ps: u64,
+        at_ps: u64,
+    ) -> Result<(), SimError> {
+        let now_us = self.vm(|vm| {
+            vm.run_until_ps(at_ps);
+            vm.now_us()
+        });
+        let done = self.handoff.ring_full(vcpu, self.ring_full_mode, now_us);
+        done.map_err(|source| self.error(source))?;
+        let half_exit_ps = self.half_exit_ps;
+        let back_ps = self.vm(|vm| {
+            vm.charge();
+            let back_ps = vm.now_ps().saturating_add(half_exit_ps);
+            vm.enter(vcpu, back_ps);
+            back_ps
+        });
+        let stall_ps = back_ps.saturating_sub(since_ps);
+        self.tally.stalls.record(stall_ps / PS_PER_NS);
+        self.wake_if_rung(reaper);
+        Ok(())
+    }
+
+    /// The reaper does what its machine said, and learns what to do next.
+    fn reaper_turn(
+        &mut self,
+        reaper: &mut Driver<C>,
+        observe: &mut impl FnMut(&Step),
+    ) -> Result<(), SimError> {
+        let (begun_ps, now_us) = self.vm(|vm| {
+            vm.run_until_ps(reaper.at_ps);
+            (vm.now_ps(), vm.now_us())
+        });
+        let passes = reaper.machine.iterations();
+        let action = match reaper.machine.action() {
+            Action::Wait { until_us } => {
+                self.park.set_now_us(now_us);
+                let wakes = self.handoff.wait(&mut reaper.seen, until_us);
+                self.park.settle();
+                self.tally.wakeups += 1;
+                reaper.machine.on_wake(now_us, wakes)
+            }
+            Action::Harvest { begin } => {
+                let harvest = reaper.machine.harvest(&self.handoff, now_us, begin);
+                self.vm(Vm::charge);
+                reaper.machine.on_harvested(&harvest)
+            }
+            Action::Reset => {
+                let reset = self.handoff.reset();
+                let reset = reset.map_err(|source| self.error(source))?;
+                let now_us = self.vm(|vm| vm.now_us());
+                reaper.machine.on_reset(now_us, &reset)
+            }
+            Action::Done => Action::Done,
+        };
+        let busy_ps = self.vm(|vm| vm.now_ps()) - begun_ps;
+        self.tally.reaper_busy_ns += busy_ps / PS_PER_NS;
+        if reaper.machine.iterations() != passes {
+            self.tally.steps += 1;
+            reaper.machine.last_step().map(&mut *observe);
+        }
+        self.schedule(reaper, action);
+        Ok(())
+    }
+
+    /// When the reaper does `action`: at once, or when it wakes.
+    fn schedule(&mut self, reaper: &mut Driver<C>, action: Action) {
+        let now_ps = self.vm(|vm| vm.now_ps());
+        reaper.called = false;
+        reaper.at_ps = match action {
+            // Somebody rang meanwhile: it doesn't even lie down.
+            Action::Wait { .. } if self.park.was_rung() => now_ps,
+            Action::Wait { until_us } => until_us
+                .saturating_mul(PS_PER_US)
+                .max(now_ps)
+                .saturating_add(self.wake.draw_ps()),
+            Action::Harvest { .. } | Action::Reset => now_ps,
+            Action::Done => u64::MAX,
+        };
+    }
+
+    /// Wakes a sleeping reaper if somebody rang.
+    fn wake_if_rung(&mut self, reaper: &mut Driver<C>) {
+        let asleep = matches!(reaper.machine.action(), Action::Wait { .. });
+        if asleep && self.park.was_rung() && !reaper.called {
+            reaper.called = true;
+            let awake_ps = self.vm(|vm| vm.now_ps());
+            let awake_ps = awake_ps.saturating_add(self.wake.draw_ps());
+            reaper.at_ps = reaper.at_ps.min(awake_ps);
+        }
+    }
+
+    fn vm<R>(&self, look: impl FnOnce(&mut Vm) -> R) -> R {
+        self.handoff.with(|collector| look(collector.backend_mut()))
+    }
+
+    fn error(&self, source: CollectError<Infallible>) -> SimError {
+        let at_us = self.vm(|vm| vm.now_us());
+        match source {
+            CollectError::Overrun { ring } => SimError::Overrun {
+                vcpu: ring,
+                at_us,
+                source,
+            },
+            _ => SimError::Collect { at_us, source },
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The oracle: what a consumer of the published pages would have missed.
+
+use crate::layout::Layout;
+use crate::pages::PageSet;
+use crate::vcpu::Vcpu;
+use dirty_ring_core::entry::{DirtyGfn, SlotId};
+
+/// Knows of each page when it was published, by the count of its vCPU's writes, and of each reset
+/// whether it was made use of.
+///
+/// It looks at writes, resets and publications alone, and at nothing that the simulated kernel
+/// believes about a page.
+#[derive(Debug)]
+pub(crate) struct Truth {
+    /// The writes of the owning vCPU when the page was last published: all of them the consumer
+    /// sees, none after them.
+    seen_writes: Vec<u64>,
+    /// Resets of the page's entries that no publication has answered yet.
+    resets: Vec<u32>,
+    published: [(SlotId, PageSet); 2],
+    premature: u64,
+    unregistered: u64,
+}
+
+impl Truth {
+    /// Nothing published yet. `logged`: somebody will.
+    pub(crate) fn new(layout: &Layout, logged: bool) -> Self {
+        let map = layout.slot_map();
+        let pages = if logged { map.total() } else { 0 };
+        Self {
+            seen_writes: vec![0; pages],
+            resets: vec![0; pages],
+            published: map.slots().map(|(slot, pages)| {
+                let pages = if logged { pages } else { 0 };
+                (slot, PageSet::empty(pages))
+            }),
+            premature: 0,
+            unregistered: 0,
+        }
+    }
+
+    /// An entry that named `page` was reset.
+    pub(crate) fn on_reset(&mut self, page: usize) {
+        self.resets[page] += 1;
+    }
+
+    /// An entry was published.
+    pub(crate) fn on_published(&mut self, gfn: &DirtyGfn, layout: &Layout, vcpus: &[Vcpu]) {
+        let Some(page) = layout.slot_map().page(gfn) else {
+            self.unregistered += 1;
+            return;
+        };
+        match self.resets[page].checked_sub(1) {
+            Some(left) => self.resets[page] = left,
+            None => self.premature += 1,
+        }
+        let (vcpu, _) = layout.owner(page);
+        self.seen_writes[page] = vcpus[vcpu].writes();
+        let [first, second] = &mut self.published;
+        let (_, set) = if gfn.slot == first.0 { first } else { second };
+        set.insert(gfn.offset as usize);
+    }
+
+    /// Pages with a write that no publication followed.
+    pub(crate) fn unseen_pages(&self, layout: &Layout, vcpus: &[Vcpu]) -> u64 {
+        let pages = self.seen_writes.iter().enumerate();
+        let unseen = pages.filter(|&(page, &seen)| {
+            let (vcpu, offset) = layout.owner(page);
+            vcpus[vcpu].last_write(offset) > seen
+        });
+        unseen.count() as u64
+    }
+
+    /// Publications that no reset came before.
+    pub(crate) fn premature(&self) -> u64 {
+        self.premature
+    }
+
+    /// Publications of pages that don't exist.
+    pub(crate) fn unregistered(&self) -> u64 {
+        self.unregistered
+    }
+
+    pub(crate) fn published(&self, slot: SlotId) -> Option<&PageSet> {
+        let mut sets = self.published.iter();
+        sets.find(|(id, _)| *id == slot).map(|(_, set)| set)
+    }
+
+    pub(crate) fn clear_published(&mut self) {
+        for (_, set) in &mut self.published {
+            *set = PageSet::empty(set.capacity());
+        }
+    }
+}
