@@ -7,6 +7,8 @@ use dirty_ring_core::sync::{Lock, Park, Parked};
 use nix::sys::signal::SigSet;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::sys;
+
 /// A clock that starts at 0 with the reaper.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -44,6 +46,22 @@ pub(crate) fn logs_with_pml() -> bool {
 /// Blocks every signal on the calling thread: a pending one would end KVM's reset early.
 pub(crate) fn block_signals() -> std::io::Result<()> {
     SigSet::all().thread_block().map_err(Into::into)
+}
+
+/// The scheduler's slice that a reaper asks for, in nanoseconds: a look takes some microseconds, a
+/// reap some hundred. vCPU threads have 3 ms, as a rule.
+const SLICE_NS: u64 = 100_000;
+
+/// Lets the calling thread's sleeps end when they are due, not when the kernel finds it convenient
+/// (the timer slack, 50 us) or when a vCPU thread on the same core has used up its slice. Neither
+/// needs a privilege; where one fails, wakes are later.
+pub(crate) fn wake_precisely() {
+    if let Err(error) = nix::sys::prctl::set_timerslack(1) {
+        tracing::debug!(%error, "the reaper's timer slack stays as it is");
+    }
+    if let Err(error) = sys::set_slice(SLICE_NS) {
+        tracing::debug!(%error, "the reaper's slice stays as it is");
+    }
 }
 
 /// Microseconds of CPU that the calling thread has used.

@@ -199,6 +199,7 @@ impl ReaperBuilder {
                 let mut events = self.events;
                 move || {
                     let _ending = Ending(&shared);
+                    host::wake_precisely();
                     let blocked = host::block_signals();
                     let is_blocked = blocked.is_ok();
                     let _ = ready.send(blocked);

@@ -1,6 +1,7 @@
 //! The system calls of the rings and their shared memory: `unsafe` in one place.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -107,6 +108,44 @@ pub(crate) fn reset_dirty_rings(vm: &OwnedFd) -> Result<u32, KvmError> {
     // entries are atomics.
     let count = unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) };
     u32::try_from(count).map_err(|_| KvmError::last())
+}
+
+/// Asks the scheduler for slices of `slice_ns` on the calling thread, and so for wake-ups that
+/// preempt threads with longer ones (EEVDF, since Linux 6.12; older kernels ignore it).
+pub(crate) fn set_slice(slice_ns: u64) -> io::Result<()> {
+    const THIS_THREAD: libc::pid_t = 0;
+    const NO_FLAGS: libc::c_uint = 0;
+    let size = size_of::<libc::sched_attr>() as libc::c_uint;
+    let mut attributes = MaybeUninit::<libc::sched_attr>::zeroed();
+    // SAFETY: the kernel writes at most `size` bytes, which is the size of what it writes to.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_sched_getattr,
+            THIS_THREAD,
+            attributes.as_mut_ptr(),
+            size,
+            NO_FLAGS,
+        )
+    };
+    if got != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroes are valid for these integers, and so is what the kernel wrote over them.
+    let mut attributes = unsafe { attributes.assume_init() };
+    attributes.sched_runtime = slice_ns;
+    // SAFETY: the kernel only reads the attributes, whose size they say themselves.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setattr,
+            THIS_THREAD,
+            &raw const attributes,
+            NO_FLAGS,
+        )
+    };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// A descriptor of our own for `fd`, so that it stays open as long as we need it.

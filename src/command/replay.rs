@@ -5,7 +5,7 @@
 //! | column | default |
 //! |---|---|
 //! | `elapsed_us` | the wait that the policy decided on in the step before |
-//! | `ring_full_harvested` | 0 |
+//! | `ring_full_harvested`, `late_us`, `took_us` | 0 |
 //! | `fullest` | an even share of `harvested` and `ring_full_harvested` over the vCPUs, rounded up |
 //!
 //! Other columns are ignored; an empty field counts as one left out, and blank lines as none. A
@@ -134,6 +134,8 @@ struct Columns {
     elapsed_us: Option<usize>,
     ring_full_harvested: Option<usize>,
     fullest: Option<usize>,
+    late_us: Option<usize>,
+    took_us: Option<usize>,
 }
 
 impl Trace {
@@ -168,6 +170,8 @@ impl Trace {
             elapsed_us: find("elapsed_us"),
             ring_full_harvested: find("ring_full_harvested"),
             fullest: find("fullest"),
+            late_us: find("late_us"),
+            took_us: find("took_us"),
         };
         Ok(Self {
             name,
@@ -204,7 +208,8 @@ impl Trace {
             fullest: u32::try_from(fullest).unwrap_or(u32::MAX),
             ring_fulls: u32::try_from(ring_fulls).unwrap_or(u32::MAX),
             wakes: Wakes::TIMER,
-            ..Measurement::default()
+            late_us: self.optional(columns.late_us, u64::MAX)?.unwrap_or(0),
+            took_us: self.optional(columns.took_us, u64::MAX)?.unwrap_or(0),
         }))
     }
 

@@ -13,7 +13,7 @@ use dirty_ring::core::reaper::Step;
 use super::failure::Failure;
 
 /// The columns that are written.
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 12] = [
     "step",
     "now_us",
     "elapsed_us",
@@ -21,6 +21,8 @@ const HEADER: [&str; 10] = [
     "ring_full_harvested",
     "fullest",
     "ring_fulls",
+    "late_us",
+    "took_us",
     "wait_us",
     "level",
     "reasons",
@@ -77,6 +79,8 @@ impl TraceWriter {
             measurement.ring_full_harvested.to_string(),
             measurement.fullest.to_string(),
             measurement.ring_fulls.to_string(),
+            measurement.late_us.to_string(),
+            measurement.took_us.to_string(),
             decision.wait_us.to_string(),
             level.unwrap_or_default(),
             reason_names(decision.reasons).join("|"),

@@ -15,6 +15,9 @@ const US_PER_S: u64 = 1_000_000;
 /// fault takes a microsecond at the least.
 const ASSUMED_PER_S: u64 = 1_000_000;
 
+/// With each measurement the assumption fades by so many parts.
+const ASSUMED_FADE_PARTS: u64 = 8;
+
 /// The highest rate measured counts for an eighth more: it was a mean over its interval.
 const MARGIN_PARTS: u64 = 8;
 
@@ -31,7 +34,11 @@ const MEASURABLE_US: u64 = 200;
 const ASSUMED_REACTION_US: u64 = 500;
 
 /// With each pass the longest reaction fades by so many parts.
-const REACTION_FADE_PARTS: u64 = 16;
+const REACTION_FADE_PARTS: u64 = 64;
+
+/// A reaction counts for this share of the time that an empty ring lasts at the most: a smaller
+/// ring can't be saved from it, and to spin instead would help nobody.
+const REACTION_PARTS: u64 = 2;
 
 /// A ring below this share of its soft limit is far from full: one load says so, and no more is
 /// asked.
@@ -287,19 +294,25 @@ impl Deadline {
             .max(1)
     }
 
-    /// The time from a planned wake to the end of its pass, in microseconds.
-    pub fn reaction_us(&self) -> u64 {
-        match self.config.assured {
-            Some(assured) => assured.latency_us,
-            None => self.state.reaction_us,
-        }
-    }
-
     /// How long a ring with `headroom` can be left, for certain.
     fn certain_us(&self, headroom: u32) -> u64 {
         // The last page of it is the one that makes the ring full.
         let headroom = headroom.saturating_sub(1);
-        time_for(headroom, self.highest_rate_per_s()).saturating_sub(self.reaction_us())
+        self.in_time(time_for(headroom, self.highest_rate_per_s()))
+    }
+
+    /// When to wake for something that happens in `us` microseconds.
+    fn in_time(&self, us: u64) -> u64 {
+        let reaction_us = match self.config.assured {
+            Some(assured) => assured.latency_us,
+            None => self.state.reaction_us.min(self.full_us() / REACTION_PARTS),
+        };
+        us.saturating_sub(reaction_us)
+    }
+
+    /// How long it takes at the least to fill an empty ring.
+    fn full_us(&self) -> u64 {
+        time_for(self.soft_limit, self.highest_rate_per_s())
     }
 
     /// A ring grew by `entries` in `elapsed_us`.
@@ -312,7 +325,7 @@ impl Deadline {
             .checked_div(elapsed_us);
         let faded = fade(self.state.learned_per_s, FADE_PARTS);
         self.state.learned_per_s = faded.max(rate.unwrap_or(0));
-        self.state.assumed_per_s /= 2;
+        self.state.assumed_per_s = fade(self.state.assumed_per_s, ASSUMED_FADE_PARTS);
     }
 
     /// Looks at a ring; returns whether to reap it, and how long it can be left after that.
@@ -329,8 +342,8 @@ impl Deadline {
             let growth = published.wrapping_sub(outlook.seen_published);
             if growth <= ring.size().entries() {
                 self.measure(growth, elapsed_us);
+                outlook.grew(growth, occupancy, elapsed_us);
             }
-            outlook.grew_to(occupancy, mark, elapsed_us, now_us);
         }
         outlook.seen_us = now_us;
         outlook.seen_published = published;
@@ -371,7 +384,7 @@ impl Deadline {
             return Some(Cause::RingFull);
         }
         let headroom = self.soft_limit.saturating_sub(occupancy);
-        let useful_us = time_for(self.soft_limit, self.highest_rate_per_s()) / USEFUL_PARTS;
+        let useful_us = self.full_us() / USEFUL_PARTS;
         if self.certain_us(headroom) < useful_us && !self.fits(ring, occupancy) {
             return Some(Cause::Headroom);
         }
@@ -419,11 +432,11 @@ impl Deadline {
         }
         let headroom = self.soft_limit.saturating_sub(occupied.max(outlook.level));
         let calm_us = now_us.saturating_sub(outlook.calm_since_us);
-        let mut trusted_us =
-            (calm_us / TRUST_PARTS).min(time_for(headroom, outlook.rate_per_s.saturating_mul(2)));
+        let rate_per_s = outlook.rate_per_s.saturating_mul(2);
+        let lasts_us = self.in_time(time_for(headroom, rate_per_s));
+        let mut trusted_us = (calm_us / TRUST_PARTS).min(lasts_us);
         if cause.is_none() && self.fits(ring, occupied) {
-            let full_us = time_for(self.soft_limit, self.highest_rate_per_s());
-            trusted_us = trusted_us.max(full_us / USEFUL_PARTS);
+            trusted_us = trusted_us.max(self.full_us() / USEFUL_PARTS);
         }
         outlook.is_trusted = trusted_us > certain_us;
         if outlook.is_trusted {
@@ -450,15 +463,15 @@ impl Deadline {
 }
 
 impl Outlook {
-    /// The ring is at `occupancy`, after `elapsed_us`; growth below `mark` isn't followed.
-    fn grew_to(&mut self, occupancy: u32, mark: u32, elapsed_us: u64, now_us: u64) {
-        let news = occupancy.saturating_sub(self.level.max(mark));
+    /// The ring grew by `growth` to `occupancy`, in the last `elapsed_us`.
+    fn grew(&mut self, growth: u32, occupancy: u32, elapsed_us: u64) {
+        let news = occupancy.saturating_sub(self.level).min(growth);
         let rate = u64::from(news)
             .saturating_mul(US_PER_S)
             .checked_div(elapsed_us)
             .unwrap_or(0);
         if rate > self.rate_per_s.saturating_mul(2) {
-            self.calm_since_us = now_us;
+            self.calm_since_us = self.seen_us.saturating_add(elapsed_us);
         }
         self.rate_per_s = fade(self.rate_per_s, RATE_FADE_PARTS).max(rate);
         self.level = self.level.max(occupancy);
