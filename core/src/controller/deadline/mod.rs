@@ -1,11 +1,15 @@
 //! Waits as long as is safe and no longer.
 
-use core::fmt;
+mod config;
+mod look;
+
+pub use config::{DeadlineConfig, DeadlineError};
+
+use look::Cause;
 
 use super::{Controller, Decision, Measurement, Reasons, StateError};
 use crate::doorbell::Wakes;
 use crate::entry::EntryMemory;
-use crate::outlook::Outlook;
 use crate::ring::Ring;
 use crate::size::RingSize;
 
@@ -60,111 +64,6 @@ const SLACK_PARTS: u32 = 64;
 /// The shortest wait, in microseconds: a ring that needs less can't be saved from its vCPU, and
 /// the reaper must leave the guest some CPU.
 const SHORTEST_WAIT_US: u64 = 100;
-
-/// What [`Deadline`] is to keep to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeadlineConfig {
-    freshness_us: u64,
-    assured: Option<Assured>,
-}
-
-/// The bounds under which no ring-full is a promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Assured {
-    rate_per_s: u64,
-    latency_us: u64,
-}
-
-/// Why a [`DeadlineConfig`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeadlineError {
-    /// A freshness limit of 0: the reaper would spin.
-    ZeroFreshness,
-    /// An assured rate of 0 assures nothing.
-    ZeroRate,
-    /// At that rate the ring is full before the reaper has reacted.
-    RingTooSmall {
-        /// The soft limit that is needed, in entries.
-        needed: u64,
-        /// The soft limit that the ring has, in entries.
-        soft_limit: u32,
-    },
-}
-
-impl fmt::Display for DeadlineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ZeroFreshness => f.write_str(
-                "a freshness limit of 0 us would make the reaper spin: give it a length",
-            ),
-            Self::ZeroRate => {
-                f.write_str("an assured rate of 0 pages/s assures nothing: give the highest rate")
-            }
-            Self::RingTooSmall { needed, soft_limit } => write!(
-                f,
-                "a ring that is full at {soft_limit} entries is too small for that rate and \
-                 latency: it takes one that is full at {needed} or later"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for DeadlineError {}
-
-impl DeadlineConfig {
-    /// Every page is reaped within a second, all else is learned.
-    pub const STANDARD: Self = match Self::new(US_PER_S) {
-        Ok(config) => config,
-        Err(_) => panic!("a second is a length"),
-    };
-
-    /// No page waits longer than `freshness_us` microseconds (and a wake-up) for its reap.
-    ///
-    /// # Errors
-    /// [`DeadlineError::ZeroFreshness`].
-    pub const fn new(freshness_us: u64) -> Result<Self, DeadlineError> {
-        if freshness_us == 0 {
-            return Err(DeadlineError::ZeroFreshness);
-        }
-        Ok(Self {
-            freshness_us,
-            assured: None,
-        })
-    }
-
-    /// Assures it that no ring of `size` fills faster than `rate_per_s` pages per second, and that
-    /// no pass is over later than `latency_us` microseconds after the wake that was planned. Under
-    /// these bounds there is no ring-full, from the first page on; nothing is taken on trust.
-    ///
-    /// # Errors
-    /// [`DeadlineError::ZeroRate`], [`DeadlineError::RingTooSmall`].
-    pub const fn assured(
-        mut self,
-        rate_per_s: u64,
-        latency_us: u64,
-        size: RingSize,
-    ) -> Result<Self, DeadlineError> {
-        if rate_per_s == 0 {
-            return Err(DeadlineError::ZeroRate);
-        }
-        // A ring is left only if a quarter of its time remains, so that quarter must outlast the
-        // reaction too.
-        let reaction = pages_in(latency_us, rate_per_s).saturating_add(1);
-        let needed = reaction.saturating_mul(USEFUL_PARTS);
-        if needed > size.soft_limit() as u64 {
-            return Err(DeadlineError::RingTooSmall {
-                needed,
-                soft_limit: size.soft_limit(),
-            });
-        }
-        self.assured = Some(Assured {
-            rate_per_s,
-            latency_us,
-        });
-        Ok(self)
-    }
-}
 
 /// The pages that come in `us` microseconds at `rate_per_s`, rounded up.
 const fn pages_in(us: u64, rate_per_s: u64) -> u64 {
@@ -249,17 +148,6 @@ struct Survey {
     reasons: Reasons,
 }
 
-/// Why a ring is reaped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    /// It was full.
-    RingFull,
-    /// It would be full too soon.
-    Headroom,
-    /// Its pages have waited long enough, or somebody wants them.
-    Freshness,
-}
-
 impl Deadline {
     /// The controller for rings of `size`.
     pub const fn new(config: DeadlineConfig, size: RingSize) -> Self {
@@ -328,123 +216,6 @@ impl Deadline {
         self.state.assumed_per_s = fade(self.state.assumed_per_s, ASSUMED_FADE_PARTS);
     }
 
-    /// Looks at a ring; returns whether to reap it, and how long it can be left after that.
-    fn look<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> (Option<Cause>, u64) {
-        let now_us = self.survey.now_us;
-        let mut outlook = ring.outlook;
-        let mark = (self.soft_limit / FAR_FROM_FULL_PARTS).max(1);
-        let near = ring.is_at_least(mark);
-        let occupancy = if near { ring.occupancy() } else { mark };
-        let published = ring.published(occupancy);
-        let elapsed_us = now_us.saturating_sub(outlook.seen_us);
-        if near {
-            // Where the last look knew only an upper bound, this is a lower bound of the growth.
-            let growth = published.wrapping_sub(outlook.seen_published);
-            if growth <= ring.size().entries() {
-                self.measure(growth, elapsed_us);
-                outlook.grew(growth, occupancy, elapsed_us);
-            }
-        }
-        outlook.seen_us = now_us;
-        outlook.seen_published = published;
-
-        let ring_fulls = ring.stats().ring_fulls;
-        let was_full = ring_fulls != outlook.ring_fulls;
-        outlook.ring_fulls = ring_fulls;
-        if was_full {
-            self.learn_from_ring_full(&mut outlook, now_us);
-            ring.recurrence.ring_full();
-        }
-        let cause = self.cause(ring, &outlook, occupancy, was_full);
-        let left_us = self.left_us(ring, &mut outlook, occupancy, cause);
-        ring.outlook = outlook;
-        (cause, left_us)
-    }
-
-    fn learn_from_ring_full(&mut self, outlook: &mut Outlook, now_us: u64) {
-        if !outlook.is_trusted && self.config.assured.is_none() {
-            // It wasn't left longer than the highest rate allowed, so that rate is too low (or
-            // this wake was late, which the reaction learns).
-            let margin = self.state.learned_per_s / MARGIN_PARTS;
-            self.state.learned_per_s = self.state.learned_per_s.saturating_add(margin);
-        }
-        outlook.calm_since_us = now_us;
-        outlook.rate_per_s = outlook.rate_per_s.max(self.highest_rate_per_s());
-        outlook.level = 0;
-    }
-
-    fn cause<M: EntryMemory>(
-        &self,
-        ring: &Ring<M>,
-        outlook: &Outlook,
-        occupancy: u32,
-        was_full: bool,
-    ) -> Option<Cause> {
-        if was_full {
-            return Some(Cause::RingFull);
-        }
-        let headroom = self.soft_limit.saturating_sub(occupancy);
-        let useful_us = self.full_us() / USEFUL_PARTS;
-        if self.certain_us(headroom) < useful_us && !self.fits(ring, occupancy) {
-            return Some(Cause::Headroom);
-        }
-        let age_us = self.survey.now_us.saturating_sub(outlook.emptied_us);
-        let wanted = self.survey.wakes.intersects(Wakes::KICK | Wakes::STOP);
-        let stale = age_us >= self.config.freshness_us;
-        ((wanted || stale) && ring.is_at_least(1)).then_some(Cause::Freshness)
-    }
-
-    /// Does the ring hold a working set that it has room for?
-    fn fits<M: EntryMemory>(&self, ring: &Ring<M>, occupancy: u32) -> bool {
-        let slack = self.soft_limit / SLACK_PARTS;
-        self.config.assured.is_none()
-            && ring
-                .recurrence
-                .fitting_set()
-                .is_some_and(|pages| occupancy <= pages.saturating_add(slack))
-    }
-
-    /// How long the ring can be left, once `cause` has been followed.
-    fn left_us<M: EntryMemory>(
-        &mut self,
-        ring: &mut Ring<M>,
-        outlook: &mut Outlook,
-        occupancy: u32,
-        cause: Option<Cause>,
-    ) -> u64 {
-        let now_us = self.survey.now_us;
-        let mut occupied = occupancy;
-        if let Some(cause) = cause {
-            occupied = 0;
-            outlook.emptied_us = now_us;
-            outlook.level = match cause {
-                // What was there will be there again: no news.
-                Cause::Freshness => {
-                    ring.recurrence.interrupt();
-                    occupancy
-                }
-                Cause::Headroom | Cause::RingFull => 0,
-            };
-        }
-        let certain_us = self.certain_us(self.soft_limit.saturating_sub(occupied));
-        if self.config.assured.is_some() {
-            return certain_us;
-        }
-        let headroom = self.soft_limit.saturating_sub(occupied.max(outlook.level));
-        let calm_us = now_us.saturating_sub(outlook.calm_since_us);
-        let rate_per_s = outlook.rate_per_s.saturating_mul(2);
-        let lasts_us = self.in_time(time_for(headroom, rate_per_s));
-        let mut trusted_us = (calm_us / TRUST_PARTS).min(lasts_us);
-        if cause.is_none() && self.fits(ring, occupied) {
-            trusted_us = trusted_us.max(self.full_us() / USEFUL_PARTS);
-        }
-        outlook.is_trusted = trusted_us > certain_us;
-        if outlook.is_trusted {
-            self.survey.reasons |= Reasons::TRUST;
-        }
-        certain_us.max(trusted_us)
-    }
-
     /// A wait where no ring was looked at: the measurement is all there is (a replay).
     fn due_by_measurement(&mut self, measurement: &Measurement) -> u64 {
         self.measure(measurement.fullest, measurement.elapsed_us);
@@ -459,22 +230,6 @@ impl Deadline {
             level: None,
             reasons,
         }
-    }
-}
-
-impl Outlook {
-    /// The ring grew by `growth` to `occupancy`, in the last `elapsed_us`.
-    fn grew(&mut self, growth: u32, occupancy: u32, elapsed_us: u64) {
-        let news = occupancy.saturating_sub(self.level).min(growth);
-        let rate = u64::from(news)
-            .saturating_mul(US_PER_S)
-            .checked_div(elapsed_us)
-            .unwrap_or(0);
-        if rate > self.rate_per_s.saturating_mul(2) {
-            self.calm_since_us = self.seen_us.saturating_add(elapsed_us);
-        }
-        self.rate_per_s = fade(self.rate_per_s, RATE_FADE_PARTS).max(rate);
-        self.level = self.level.max(occupancy);
     }
 }
 
