@@ -18,7 +18,7 @@ pub(crate) struct Outlook {
     /// The last look, and KVM's free-running index then, or somewhat more.
     pub(crate) seen_us: u64,
     pub(crate) seen_published: u32,
-    /// When it was last emptied.
+    /// When it was last emptied, or found empty once its pages were due.
     pub(crate) emptied_us: u64,
     /// Ring-fulls known.
     pub(crate) ring_fulls: u64,

@@ -26,6 +26,9 @@ pub(crate) struct RunReport {
     pub(crate) wakeups: u64,
     pub(crate) peeks: u64,
     pub(crate) reaper_cpu_s: Option<f64>,
+    /// The smallest ring, in entries, in which the deadline controller could promise no ring-full
+    /// at the rates and reactions seen; `null` where that isn't known, or none would do.
+    pub(crate) smallest_safe_ring: Option<u32>,
     pub(crate) per_vcpu: Vec<VcpuReport>,
 }
 

@@ -1,6 +1,7 @@
 //! The guest as a whole: its VM, its memory and its slots.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES};
 use kvm_ioctls::{Kvm, VmFd};
@@ -16,10 +17,14 @@ use super::layout::{GuestConfig, GuestLayout, GuestSlot, PAGE_BYTES};
 use super::params::VcpuParams;
 use super::sys;
 use super::tables::write_page_tables;
+use super::threads::RunningGuest;
 use super::vcpu::{GuestVcpu, StartAddresses};
 
 /// The guest's memory, with a bitmap per region for writes that the VMM itself makes.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+
+/// How long a warm-up waits between two looks.
+const WARM_UP_LOOK: Duration = Duration::from_millis(1);
 
 /// A VM with the test guest loaded.
 #[derive(Debug)]
@@ -148,18 +153,50 @@ impl Guest {
             .collect()
     }
 
-    /// Data pages that a vCPU has written and that the memory's dirty bitmaps don't show: 0 once
-    /// everything was logged, harvested and published there (as
-    /// [`BitmapSink`](crate::BitmapSink) does), and nobody cleared the bitmaps.
+    /// Lets each vCPU of `running` write the first `pages` of its pages once, and idle again:
+    /// the first touch of a page costs KVM a mapping, which no measurement should be charged with.
+    /// Returns the page writes of each vCPU so far.
+    ///
+    /// # Errors
+    ///
+    /// If `pages` is out of range, or a vCPU has failed or doesn't answer.
+    pub fn warm_up(&self, running: &RunningGuest, pages: u64) -> Result<Vec<u64>, GuestError> {
+        for params in &self.params {
+            params.set(pages, 0)?;
+        }
+        while running.page_writes()?.iter().any(|&writes| writes < pages) {
+            std::thread::sleep(WARM_UP_LOOK);
+        }
+        for params in &self.params {
+            params.set(0, 0)?;
+        }
+        // A vCPU may be in the middle of its last write: two looks alike, and it is idle.
+        let mut before = running.page_writes()?;
+        loop {
+            std::thread::sleep(WARM_UP_LOOK);
+            let now = running.page_writes()?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+    }
+
+    /// Data pages that a vCPU has written after its first `since` page writes (by vCPU; 0 where
+    /// none is given) and that the memory's dirty bitmaps don't show. None, once everything was
+    /// logged, harvested and published there (as [`BitmapSink`](crate::BitmapSink) does), and
+    /// nobody cleared the bitmaps.
     ///
     /// # Errors
     ///
     /// If the guest's memory can't be read.
-    pub fn unlogged_pages(&self) -> Result<u64, GuestError> {
+    pub fn unlogged_pages(&self, since: &[u64]) -> Result<u64, GuestError> {
+        let config = self.layout.config();
         let mut unlogged = 0;
-        for slot in self.data_slots() {
-            for page in 0..slot.pages {
-                let address = GuestAddress(slot.guest_address + page * PAGE_BYTES);
+        for vcpu in 0..config.vcpus {
+            let since = since.get(vcpu).copied().unwrap_or(0);
+            for page in 0..config.data_pages_per_vcpu {
+                let address = GuestAddress(self.layout.data_address(vcpu) + page * PAGE_BYTES);
                 let word: u64 = self
                     .ram
                     .read_obj(address)
@@ -168,7 +205,8 @@ impl Guest {
                     let offset = address.0 - region.start_addr().0;
                     region.bitmap().dirty_at(offset as usize)
                 });
-                unlogged += u64::from(word != 0 && !is_logged);
+                // The word is the count of the page's last write.
+                unlogged += u64::from(word > since && !is_logged);
             }
         }
         Ok(unlogged)

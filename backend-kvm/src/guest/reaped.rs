@@ -23,12 +23,15 @@ pub struct ReapedGuest<C: Controller = Policy> {
     pub reaper: ReaperHandle<C>,
     /// The rings' size.
     pub size: RingSize,
+    /// Page writes of each vCPU before logging began: those of the warm-up.
+    pub warm_up_writes: Vec<u64>,
 }
 
 /// How the rings of a [`ReapedGuest`] are made and reaped.
 pub struct Reaping {
     ring_entries: u32,
     mode: RingFullMode,
+    warm_up_pages: u64,
     sink: Option<MakeSink>,
     events: Box<dyn Events + Send>,
     around_ring_full: Box<AroundRingFull>,
@@ -52,6 +55,7 @@ impl Reaping {
         Self {
             ring_entries,
             mode: RingFullMode::default(),
+            warm_up_pages: 0,
             sink: None,
             events: Box::new(NoEvents),
             around_ring_full: Box::new(|handle| handle()),
@@ -62,6 +66,13 @@ impl Reaping {
     #[must_use]
     pub fn ring_full_mode(mut self, mode: RingFullMode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Lets each vCPU write so many of its pages before logging begins; see [`Guest::warm_up`].
+    #[must_use]
+    pub fn warm_up(mut self, pages: u64) -> Self {
+        self.warm_up_pages = pages;
         self
     }
 
@@ -135,7 +146,6 @@ where
         let rings: Vec<VcpuHandle> = (0..vcpus.len())
             .map(|vcpu| reaper.vcpu(vcpu))
             .collect::<Result<_, _>>()?;
-        guest.set_logging(true)?;
         let around = reaping.around_ring_full;
         let running = RunningGuest::start(vcpus, move |vcpu| {
             let mut result = Ok(());
@@ -144,11 +154,17 @@ where
             }
             result
         })?;
+        let warm_up_writes = match reaping.warm_up_pages {
+            0 => vec![0; config.vcpus],
+            pages => guest.warm_up(&running, pages)?,
+        };
+        guest.set_logging(true)?;
         Ok(Self {
             guest,
             running,
             reaper,
             size,
+            warm_up_writes,
         })
     }
 }

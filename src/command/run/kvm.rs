@@ -1,9 +1,9 @@
 //! A run on the host's KVM.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dirty_ring::core::controller::Measurement;
+use dirty_ring::core::controller::{Measurement, Policy};
 use dirty_ring::core::reaper::Step;
 use dirty_ring::core::size::RingSize;
 use dirty_ring::kvm::ReaperStats;
@@ -13,12 +13,10 @@ use dirty_ring::kvm::guest::{
 use dirty_ring::mock::{Stalls, Workload};
 
 use super::{PAGE_BYTES, Plan};
-use crate::command::failure::{self, Failure};
+use crate::command::failure::Failure;
 use crate::command::host::{self, KvmHost};
-use crate::command::policy::PolicyName;
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
 use crate::command::safety::smallest_ring;
-use crate::command::table;
 
 /// Slots that the guest's memory is cut into: more than one, as with any real VMM.
 const DATA_SLOTS: u64 = 2;
@@ -26,8 +24,8 @@ const DATA_SLOTS: u64 = 2;
 /// How often the runner looks whether a vCPU has failed, at least.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Runs `plan` on `host`.
-pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
+/// What `plan` takes on `host`.
+pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfig), Failure> {
     let size = host
         .support
         .size(plan.place.ring_entries)
@@ -42,47 +40,18 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
         data_slots: DATA_SLOTS.min(data_pages_per_vcpu * vcpus as u64) as usize,
     };
     check_memory(&config)?;
+    Ok((size, config))
+}
+
+/// Runs `plan` on `host`.
+pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
+    let (size, config) = check(host, plan)?;
     let window = match plan.policy.controller(size) {
         None => undisturbed(host, plan, config),
-        Some(controller) => {
-            let stalls = Arc::new(Mutex::new(Stalls::default()));
-            let reactions = Arc::new(Mutex::new(Stalls::default()));
-            let mut reaping = Reaping::new(plan.place.ring_entries)
-                .ring_full_mode(plan.what.ring_full.mode())
-                .around_ring_full({
-                    let stalls = Arc::clone(&stalls);
-                    move |handle| {
-                        let begin = Instant::now();
-                        handle();
-                        let time_ns = u64::try_from(begin.elapsed().as_nanos());
-                        let mut stalls = stalls.lock().unwrap_or_else(PoisonError::into_inner);
-                        stalls.record(time_ns.unwrap_or(u64::MAX));
-                    }
-                });
-            reaping = reaping.events({
-                let trace = plan.trace.clone();
-                let reactions = Arc::clone(&reactions);
-                move |step: &Step| {
-                    let Measurement {
-                        late_us, took_us, ..
-                    } = step.measurement;
-                    let mut reactions = reactions.lock().unwrap_or_else(PoisonError::into_inner);
-                    reactions.record(late_us.saturating_add(took_us).saturating_mul(1000));
-                    if let Some(trace) = &trace {
-                        trace.write(step);
-                    }
-                }
-            });
-            ReapedGuest::start(&host.kvm, config, reaping, |_| controller)
-                .and_then(|vm| reaped(vm, plan, &stalls))
-                .inspect(|window| {
-                    let reactions = reactions.lock().unwrap_or_else(PoisonError::into_inner);
-                    warn_if_too_small(host, plan, window, Stall::of(&reactions).p99);
-                })
-        }
+        Some(controller) => reaped(host, plan, config, controller),
     };
     window
-        .map(|window| window.report(plan, size))
+        .map(|window| window.report(host, plan, size))
         .map_err(|error| failed(&error))
 }
 
@@ -124,34 +93,14 @@ fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
     }
 }
 
-/// A ring can be too small for the reaper to come in time here: `reaction_us`, from a planned wake
-/// to the end of its pass, was not longer in 99 of 100 passes.
-fn warn_if_too_small(host: &KvmHost, plan: &Plan, window: &Window, reaction_us: Option<f64>) {
-    let rates = window.stats.iter().flat_map(|stats| &stats.vcpus);
-    let rate_per_s = rates.map(|vcpu| vcpu.max_rate_per_s).max().unwrap_or(0) as f64;
-    let Some(reaction_us) = reaction_us else {
-        return;
-    };
-    let smallest = smallest_ring(&host.support, rate_per_s, |_| reaction_us);
-    if plan.policy == PolicyName::Deadline && smallest.is_none_or(|s| s > plan.place.ring_entries) {
-        failure::tell(&format!(
-            "warning: a ring of {} entries is small for this host: its passes end as late as {} \
-             after the planned wake, and a vCPU dirties {} (pages); use --ring-entries {}",
-            plan.place.ring_entries,
-            table::micros(Some(reaction_us)),
-            table::per_second(rate_per_s),
-            smallest.unwrap_or(host.support.max_entries)
-        ));
-    }
-}
-
 /// What was measured between the beginning and the end of the workload.
 struct Window {
     seconds: f64,
     page_writes: u64,
     stats: Option<ReaperStats>,
     stall: Stall,
-    reaper_cpu_s: Option<f64>,
+    /// From a planned wake to the end of its pass: not longer in 99 of 100 passes.
+    reaction_us: Option<f64>,
 }
 
 fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Window, CallbackError> {
@@ -159,35 +108,76 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
     let running = RunningGuest::start(guest.create_vcpus()?, |_| {
         Ok::<(), std::convert::Infallible>(())
     })?;
-    let (seconds, page_writes) = drive(&guest, running, plan)?;
+    let before = guest.warm_up(&running, plan.needed_pages())?;
+    let (seconds, page_writes) = drive(&guest, running, &before, plan)?;
     Ok(Window {
         seconds,
         page_writes,
         stats: None,
         stall: Stall::default(),
-        reaper_cpu_s: None,
+        reaction_us: None,
     })
 }
 
-fn reaped(vm: ReapedGuest, plan: &Plan, stalls: &Mutex<Stalls>) -> Result<Window, CallbackError> {
-    let (seconds, page_writes) = drive(&vm.guest, vm.running, plan)?;
-    // The vCPUs stand still, so all figures are of the same moment.
-    let stats = vm.reaper.stats();
-    let stall = Stall::of(&stalls.lock().unwrap_or_else(PoisonError::into_inner));
+fn reaped(
+    host: &KvmHost,
+    plan: &Plan,
+    config: GuestConfig,
+    controller: Policy,
+) -> Result<Window, CallbackError> {
+    let stalls = Arc::new(Mutex::new(Stalls::default()));
+    let reactions = Arc::new(Mutex::new(Stalls::default()));
+    let reaping = Reaping::new(plan.place.ring_entries)
+        .ring_full_mode(plan.what.ring_full.mode())
+        .warm_up(plan.needed_pages())
+        .around_ring_full({
+            let stalls = Arc::clone(&stalls);
+            move |handle| {
+                let begin = Instant::now();
+                handle();
+                let stall_ns = u64::try_from(begin.elapsed().as_nanos());
+                lock(&stalls).record(stall_ns.unwrap_or(u64::MAX));
+            }
+        })
+        .events({
+            let trace = plan.trace.clone();
+            let reactions = Arc::clone(&reactions);
+            move |step: &Step| {
+                let Measurement {
+                    late_us, took_us, ..
+                } = step.measurement;
+                let reaction_us = late_us.saturating_add(took_us);
+                lock(&reactions).record(reaction_us.saturating_mul(1000));
+                if let Some(trace) = &trace {
+                    trace.write(step);
+                }
+            }
+        });
+    let vm = ReapedGuest::start(&host.kvm, config, reaping, |_| controller)?;
+    let (seconds, page_writes) = drive(&vm.guest, vm.running, &vm.warm_up_writes, plan)?;
     let stopped = vm.reaper.stop()?;
-    check_lost(&vm.guest)?;
+    check_lost(&vm.guest, &vm.warm_up_writes)?;
     Ok(Window {
         seconds,
         page_writes,
-        stats: Some(stats),
-        stall,
-        reaper_cpu_s: stopped.stats.cpu_us.map(|us| us as f64 / 1e6),
+        stats: Some(stopped.stats),
+        stall: Stall::of(&lock(&stalls)),
+        reaction_us: Stall::of(&lock(&reactions)).p99,
     })
 }
 
-/// Runs the workload's phases for the plan's duration and stops the vCPUs; returns the seconds that
-/// passed and the page writes in them.
-fn drive(guest: &Guest, running: RunningGuest, plan: &Plan) -> Result<(f64, u64), CallbackError> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the workload's phases for the plan's duration and stops the vCPUs, which had written
+/// `before`; returns the seconds that passed and the page writes in them.
+fn drive(
+    guest: &Guest,
+    running: RunningGuest,
+    before: &[u64],
+    plan: &Plan,
+) -> Result<(f64, u64), CallbackError> {
     let begin = Instant::now();
     let mut ends_us = vec![0; guest.params().len()];
     loop {
@@ -205,8 +195,9 @@ fn drive(guest: &Guest, running: RunningGuest, plan: &Plan) -> Result<(f64, u64)
         std::thread::sleep(next.saturating_sub(begin.elapsed()).min(LOOK));
     }
     let outcomes = running.stop()?;
-    let page_writes = outcomes.iter().map(|vcpu| vcpu.page_writes).sum();
-    Ok((begin.elapsed().as_secs_f64(), page_writes))
+    let seconds = begin.elapsed().as_secs_f64();
+    let all: u64 = outcomes.iter().map(|vcpu| vcpu.page_writes).sum();
+    Ok((seconds, all - before.iter().sum::<u64>()))
 }
 
 /// Begins the phase of each vCPU whose last one has ended.
@@ -227,9 +218,9 @@ fn begin_phases(
     Ok(())
 }
 
-/// Every page that holds a word was written, so it must have been published.
-fn check_lost(guest: &Guest) -> Result<(), CallbackError> {
-    let lost = guest.unlogged_pages()?;
+/// Every page that was written since logging began must have been published.
+fn check_lost(guest: &Guest, since: &[u64]) -> Result<(), CallbackError> {
+    let lost = guest.unlogged_pages(since)?;
     if lost > 0 {
         return Err(format!(
             "{lost} pages were written and never logged: this host's dirty log can't be trusted"
@@ -240,7 +231,15 @@ fn check_lost(guest: &Guest) -> Result<(), CallbackError> {
 }
 
 impl Window {
-    fn report(self, plan: &Plan, size: RingSize) -> RunReport {
+    /// The smallest ring that would have been safe, going by what was seen.
+    fn smallest_safe_ring(&self, host: &KvmHost) -> Option<u32> {
+        let vcpus = self.stats.iter().flat_map(|stats| &stats.vcpus);
+        let rate_per_s = vcpus.map(|vcpu| vcpu.max_rate_per_s).max()?;
+        let reaction_us = self.reaction_us?;
+        smallest_ring(&host.support, rate_per_s as f64, |_| reaction_us)
+    }
+
+    fn report(self, host: &KvmHost, plan: &Plan, size: RingSize) -> RunReport {
         let stats = self.stats.as_ref();
         let totals = stats.map(|stats| stats.totals).unwrap_or_default();
         let pages_harvested = totals.reaper_harvested + totals.ring_full_harvested;
@@ -276,7 +275,10 @@ impl Window {
             resets: totals.resets,
             wakeups: stats.map_or(0, |stats| stats.wakeups),
             peeks: totals.peeks,
-            reaper_cpu_s: self.reaper_cpu_s,
+            reaper_cpu_s: stats
+                .and_then(|stats| stats.cpu_us)
+                .map(|us| us as f64 / 1e6),
+            smallest_safe_ring: self.smallest_safe_ring(host),
             per_vcpu,
         }
     }

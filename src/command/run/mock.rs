@@ -7,8 +7,8 @@ use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
 
-/// Runs `plan` on the mock.
-pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
+/// What `plan` takes on the mock.
+pub(super) fn check(plan: &Plan) -> Result<(RingSize, SimConfig), Failure> {
     let size = RingSize::new(plan.place.ring_entries, PAGE_BYTES as u32, 0)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     plan.pages_per_vcpu()?;
@@ -20,6 +20,15 @@ pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
         duration_us: u64::try_from(plan.duration.as_micros()).unwrap_or(u64::MAX),
         ..SimConfig::new(size)
     };
+    config
+        .check()
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok((size, config))
+}
+
+/// Runs `plan` on the mock.
+pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
+    let (size, config) = check(plan)?;
     let simulation = Simulation::new(config).map_err(|error| Failure::Usage(error.to_string()))?;
     let observe = |step: &_| {
         if let Some(trace) = &plan.trace {
@@ -29,8 +38,9 @@ pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
     let (report, ()) = simulation.run(observe, |_| ()).map_err(failed)?;
     if !report.is_sound() {
         return Err(Failure::Run(format!(
-            "{} pages were lost: this is a fault of the reaper or of the mock, please report it",
-            report.lost_pages
+            "{} pages were lost, {} published before their reset and {} that don't exist: this is \
+             a fault of the reaper or of the mock, please report it",
+            report.lost_pages, report.premature_publications, report.unregistered_publications
         )));
     }
     Ok(as_run(&report, plan, size))
@@ -67,6 +77,7 @@ fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
             .policy
             .controller(size)
             .map(|_| report.reaper_busy_ns as f64 / 1e9),
+        smallest_safe_ring: None,
         per_vcpu: report
             .per_vcpu
             .iter()

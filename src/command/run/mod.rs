@@ -7,7 +7,7 @@ mod mock;
 use std::time::Duration;
 
 use super::args::{RunArguments, What, Where};
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::host::KvmHost;
 use super::output;
 use super::policy::PolicyName;
@@ -30,14 +30,18 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Distinct pages that each vCPU has: what the workload writes, or its share of `--mem`.
-    pub(crate) fn pages_per_vcpu(&self) -> Result<u64, Failure> {
-        let vcpus = u64::from(self.place.vcpus);
-        let needed = (0..usize::from(self.place.vcpus))
+    /// Distinct pages that the workload writes, of the vCPU that writes most.
+    pub(crate) fn needed_pages(&self) -> u64 {
+        (0..usize::from(self.place.vcpus))
             .map(|vcpu| u64::from(self.what.workload.max_pages(vcpu)))
             .max()
             .unwrap_or(0)
-            .max(1);
+    }
+
+    /// Distinct pages that each vCPU has: what the workload writes, or its share of `--mem`.
+    pub(crate) fn pages_per_vcpu(&self) -> Result<u64, Failure> {
+        let vcpus = u64::from(self.place.vcpus);
+        let needed = self.needed_pages().max(1);
         let Some(bytes) = self.place.mem else {
             return Ok(needed);
         };
@@ -69,17 +73,31 @@ pub(crate) fn run(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RunReport, Failu
     }
 }
 
+/// Finds out what is wrong with the plan before anything is touched.
+fn check(kvm: Option<&KvmHost>, plan: &Plan) -> Result<(), Failure> {
+    match kvm {
+        #[cfg(target_arch = "x86_64")]
+        Some(host) => kvm::check(host, plan).map(drop),
+        #[cfg(not(target_arch = "x86_64"))]
+        Some(_) => mock::check(plan).map(drop),
+        None => mock::check(plan).map(drop),
+    }
+}
+
 /// `dirty-ring run`.
 pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     let kvm = KvmHost::choose(arguments.place.backend)?;
-    let trace = arguments.trace.as_deref().map(TraceWriter::create);
-    let plan = Plan {
+    let mut plan = Plan {
         place: arguments.place.clone(),
         what: arguments.what.clone(),
         policy: arguments.policy,
         duration: arguments.what.duration.unwrap_or(DEFAULT_DURATION),
-        trace: trace.transpose()?,
+        trace: None,
     };
+    // A trace that was recorded before isn't emptied for a run that can't be.
+    check(kvm.as_ref(), &plan)?;
+    let trace = arguments.trace.as_deref().map(TraceWriter::create);
+    plan.trace = trace.transpose()?;
     let bar = progress::bar(1);
     bar.set_message(format!("{} under {}", plan.what.workload, plan.policy));
     let report = run(kvm.as_ref(), &plan);
@@ -89,9 +107,29 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
         trace.finish()?;
     }
     let report = report?;
+    warn_if_ring_is_small(&plan, &report);
     if arguments.json {
         output::print_json(&report)
     } else {
         output::print(&table::of_run(&report))
     }
+}
+
+/// Where the deadline controller can't win it says so.
+fn warn_if_ring_is_small(plan: &Plan, report: &RunReport) {
+    if plan.policy != PolicyName::Deadline || report.backend == "mock" || report.wakeups == 0 {
+        return;
+    }
+    let advice = match report.smallest_safe_ring {
+        Some(entries) if entries > report.ring_entries => {
+            format!("use --ring-entries {entries} or more")
+        }
+        Some(_) => return,
+        None => "and no larger one would be safe".into(),
+    };
+    failure::tell(&format!(
+        "warning: a ring of {} entries is small for this host: at the rates and wake-ups of this \
+         run it can be full before it is reaped; {advice}",
+        report.ring_entries
+    ));
 }

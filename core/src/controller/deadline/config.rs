@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{US_PER_S, USEFUL_PARTS, pages_in};
+use super::{SHORTEST_ASSURED_WAIT_US, US_PER_S, USEFUL_PARTS, pages_in};
 use crate::size::RingSize;
 
 /// What [`Deadline`] is to keep to.
@@ -78,8 +78,9 @@ impl DeadlineConfig {
     }
 
     /// Assures it that no ring of `size` fills faster than `rate_per_s` pages per second, and that
-    /// no pass is over later than `latency_us` microseconds after the wake that was planned. Under
-    /// these bounds there is no ring-full, from the first page on; nothing is taken on trust.
+    /// no pass is over later than `latency_us` microseconds after the wake that was planned (or, if
+    /// it was kicked before that, after the kick). Under these bounds there is no ring-full, from
+    /// the first page on; nothing is taken on trust.
     ///
     /// # Errors
     /// [`DeadlineError::ZeroRate`], [`DeadlineError::RingTooSmall`].
@@ -93,8 +94,9 @@ impl DeadlineConfig {
             return Err(DeadlineError::ZeroRate);
         }
         // A ring is left only if a quarter of its time remains, so that quarter must outlast the
-        // reaction too.
-        let reaction = pages_in(latency_us, rate_per_s).saturating_add(1);
+        // reaction and the shortest wait too.
+        let left_us = latency_us.saturating_add(SHORTEST_ASSURED_WAIT_US);
+        let reaction = pages_in(left_us, rate_per_s).saturating_add(1);
         let needed = reaction.saturating_mul(USEFUL_PARTS);
         if needed > size.soft_limit() as u64 {
             return Err(DeadlineError::RingTooSmall {

@@ -1,8 +1,8 @@
 //! The look at one ring: is it to be reaped now, and how long can it be left?
 
 use super::{
-    Deadline, FAR_FROM_FULL_PARTS, MARGIN_PARTS, RATE_FADE_PARTS, SLACK_PARTS, TRUST_PARTS,
-    US_PER_S, USEFUL_PARTS, fade, time_for,
+    Deadline, FAR_FROM_FULL_PARTS, FRESHNESS_PARTS, MARGIN_PARTS, RATE_FADE_PARTS, SLACK_PARTS,
+    TRUST_PARTS, US_PER_S, USEFUL_PARTS, fade, time_for,
 };
 use crate::controller::Reasons;
 use crate::doorbell::Wakes;
@@ -58,6 +58,11 @@ impl Deadline {
         }
 
         let mut left = self.left(ring, &outlook, occupancy);
+        if self.is_older(&outlook, self.config.freshness_us / 2) && !ring.is_at_least(1) {
+            // Nothing in it has waited. At half the age, so that all rings of an idle guest come
+            // to be due at the same wake.
+            outlook.emptied_us = now_us;
+        }
         let cause = self.cause(ring, &outlook, was_full, left);
         if let Some(cause) = cause {
             outlook.emptied_us = now_us;
@@ -75,8 +80,9 @@ impl Deadline {
         if left.on_trust {
             self.survey.reasons |= Reasons::TRUST;
         }
+        let stale_us = outlook.emptied_us.saturating_add(self.config.freshness_us);
         ring.outlook = outlook;
-        (cause, left.us)
+        (cause, left.us.min(stale_us.saturating_sub(now_us)))
     }
 
     fn learn_from_ring_full(&mut self, outlook: &mut Outlook, now_us: u64) {
@@ -104,10 +110,16 @@ impl Deadline {
         if left.us < self.full_us() / USEFUL_PARTS {
             return Some(Cause::Headroom);
         }
-        let age_us = self.survey.now_us.saturating_sub(outlook.emptied_us);
         let wanted = self.survey.wakes.intersects(Wakes::KICK | Wakes::STOP);
-        let stale = age_us >= self.config.freshness_us;
-        ((wanted || stale) && ring.is_at_least(1)).then_some(Cause::Freshness)
+        let freshness_us = self.config.freshness_us;
+        let soon_us = freshness_us.saturating_sub(freshness_us / FRESHNESS_PARTS);
+        let due = wanted || self.is_older(outlook, soon_us);
+        (due && ring.is_at_least(1)).then_some(Cause::Freshness)
+    }
+
+    /// May there be pages that have waited for `us` microseconds?
+    fn is_older(&self, outlook: &Outlook, us: u64) -> bool {
+        self.survey.now_us.saturating_sub(outlook.emptied_us) >= us
     }
 
     /// How long a ring with `occupancy` entries in it can be left.

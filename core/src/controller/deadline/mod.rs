@@ -65,6 +65,13 @@ const SLACK_PARTS: u32 = 64;
 /// the reaper must leave the guest some CPU.
 const SHORTEST_WAIT_US: u64 = 100;
 
+/// The same where the bounds are assured: no wait is 0.
+const SHORTEST_ASSURED_WAIT_US: u64 = 1;
+
+/// Pages are reaped up to this share of the freshness limit before their time if there is a wake
+/// anyway, or each ring would want a wake of its own.
+const FRESHNESS_PARTS: u64 = 8;
+
 /// The pages that come in `us` microseconds at `rate_per_s`, rounded up.
 const fn pages_in(us: u64, rate_per_s: u64) -> u64 {
     let pages = (us as u128)
@@ -289,7 +296,7 @@ impl Controller for Deadline {
         let over_us = self.survey.now_us.saturating_add(measurement.took_us);
         let wait_us = self.survey.due_us.saturating_sub(over_us);
         let shortest_us = match self.config.assured {
-            Some(_) => 1,
+            Some(_) => SHORTEST_ASSURED_WAIT_US,
             None => SHORTEST_WAIT_US,
         };
         let wait_us = wait_us.min(self.config.freshness_us).max(shortest_us);
@@ -306,3 +313,6 @@ impl Controller for Deadline {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

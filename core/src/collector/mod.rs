@@ -19,7 +19,13 @@
 //! still to come, and a vCPU may still write through a stale translation to a page that the second
 //! caller takes for protected. [`Handoff`](crate::handoff::Handoff) provides that lock.
 
-use core::fmt;
+mod error;
+mod figures;
+mod ring_full;
+
+pub use error::CollectError;
+pub use figures::{Harvested, PassTally, Totals};
+pub use ring_full::{DEFAULT_CHUNK, RingFullMode, RingFullReport};
 
 use heapless::Vec;
 
@@ -74,91 +80,6 @@ pub trait Backend {
     fn publish(&mut self, pages: &[DirtyGfn]);
 }
 
-/// Why a collector can't go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CollectError<E> {
-    /// The backend's reset failed.
-    Reset(E),
-    /// KVM reset more entries than were harvested: somebody else harvests these rings.
-    ForeignReset {
-        /// Entries that KVM reset.
-        reset: u32,
-        /// Entries that were waiting for it.
-        outstanding: u64,
-    },
-    /// KVM resets nothing any more although entries wait for it.
-    Stalled {
-        /// Entries waiting.
-        outstanding: u64,
-    },
-    /// A vCPU leaves with ring-full for ever and there is nothing to harvest or to reset: KVM's
-    /// indices have passed the entries.
-    Overrun {
-        /// The vCPU's index.
-        ring: usize,
-    },
-    /// There is no ring of that index.
-    NoSuchRing {
-        /// The index asked for.
-        ring: usize,
-        /// How many rings there are.
-        rings: usize,
-    },
-}
-
-impl<E: fmt::Display> fmt::Display for CollectError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reset(error) => write!(f, "resetting the dirty rings failed: {error}"),
-            Self::ForeignReset { reset, outstanding } => write!(
-                f,
-                "KVM reset {reset} ring entries but only {outstanding} were harvested: somebody \
-                 else harvests this VM's dirty rings, stop them"
-            ),
-            Self::Stalled { outstanding } => write!(
-                f,
-                "KVM resets no ring entries any more although {outstanding} wait for it: \
-                 stop the VM, its dirty log can't be trusted"
-            ),
-            Self::Overrun { ring } => write!(
-                f,
-                "the dirty ring of vCPU {ring} has overrun: it is full, yet holds nothing to \
-                 harvest or to reset; stop the VM, pages are lost (use a larger ring, or guest \
-                 code that this host does not emulate in batches)"
-            ),
-            Self::NoSuchRing { ring, rings } => {
-                write!(f, "there is no dirty ring {ring}: this VM has {rings}")
-            }
-        }
-    }
-}
-
-impl<E: fmt::Debug + fmt::Display> core::error::Error for CollectError<E> {}
-
-/// What a pass of the reaper found so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PassTally {
-    /// Entries that the reaper harvested in this pass, all rings.
-    pub harvested: u64,
-    /// Entries that the ring-full path took since the last pass, all rings.
-    pub ring_full_harvested: u64,
-    /// The largest share of one ring in the two figures above, in entries.
-    pub fullest: u32,
-}
-
-/// The answer to [`Collector::harvest`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Harvested {
-    /// Entries taken by this call.
-    pub entries: u32,
-    /// The batch is full: reset, publish and harvest again, the pass isn't over.
-    pub more: bool,
-    /// The pass so far.
-    pub tally: PassTally,
-}
-
 /// The answer to [`Collector::reset`].
 #[must_use]
 pub enum Reset<'c, B, const BATCH: usize> {
@@ -199,55 +120,6 @@ impl<B: Backend, const BATCH: usize> Publishable<'_, B, BATCH> {
         }
         pages
     }
-}
-
-/// How a vCPU deals with its full ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RingFullMode {
-    /// Harvest and reset at most so many entries of the own ring, and of those that are full at
-    /// the same moment; kick the reaper for the rest.
-    Chunk(u32),
-    /// Harvest and reset the whole of all rings, as QEMU does.
-    Whole,
-}
-
-/// Entries that a vCPU takes from its full ring in the chunked mode, by default.
-pub const DEFAULT_CHUNK: u32 = 256;
-
-impl Default for RingFullMode {
-    fn default() -> Self {
-        Self::Chunk(DEFAULT_CHUNK)
-    }
-}
-
-/// What a vCPU's ring-full exit did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingFullReport {
-    /// Entries harvested, of all the rings that it looked at.
-    pub harvested: u32,
-    /// Everything harvested so far is reset and published. `false` where signals kept KVM from
-    /// it: the deficit is carried, the vCPU may try to go on.
-    pub settled: bool,
-}
-
-/// Totals over all rings since the collector was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Totals {
-    /// Entries harvested by the reaper.
-    pub reaper_harvested: u64,
-    /// Entries harvested by vCPUs on ring-full.
-    pub ring_full_harvested: u64,
-    /// Calls of the backend's reset.
-    pub resets: u64,
-    /// Of those, the ones that came back short.
-    pub short_resets: u64,
-    /// Entries reset.
-    pub entries_reset: u64,
-    /// Pages published.
-    pub published: u64,
-    /// Rings that the reaper looked at before it decided which to harvest.
-    pub peeks: u64,
 }
 
 /// Collects dirty pages from all the rings of one VM.
@@ -483,105 +355,6 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 return Ok(settled);
             }
             harvested = self.harvest(now_us, false);
-        }
-    }
-
-    /// What a vCPU does that left guest mode on ring-full: harvest as `mode` says, reset, publish.
-    ///
-    /// # Errors
-    /// Those of [`reset`](Self::reset), an index without a ring, or [`CollectError::Overrun`].
-    pub fn ring_full(
-        &mut self,
-        ring: usize,
-        mode: RingFullMode,
-        now_us: u64,
-    ) -> Result<RingFullReport, CollectError<B::Error>> {
-        let rings = self.backend.rings().len();
-        let Some(own) = self.backend.rings_mut().get_mut(ring) else {
-            return Err(CollectError::NoSuchRing { ring, rings });
-        };
-        own.note_ring_full();
-        own.note_occupancy(own.occupancy());
-        let is_served = core::mem::take(&mut own.is_served);
-        if is_served && self.outstanding == 0 && self.batch.is_empty() {
-            // Another vCPU made room while this one was on its way.
-            return Ok(RingFullReport {
-                harvested: 0,
-                settled: true,
-            });
-        }
-        // What other rings give doesn't count: busy neighbours must not hide an overrun.
-        let nothing_to_reset = !own.has_unreset();
-        let limit = match mode {
-            RingFullMode::Chunk(entries) => entries.max(1),
-            RingFullMode::Whole => u32::MAX,
-        };
-        let own_harvested = self.take_at_ring_full(ring, limit, now_us)?;
-        let mut harvested = own_harvested;
-        for index in (0..rings).filter(|index| *index != ring) {
-            if matches!(mode, RingFullMode::Chunk(_)) && !self.serve(index, limit) {
-                continue;
-            }
-            let taken = self.take_at_ring_full(index, limit, now_us)?;
-            harvested = harvested.saturating_add(taken);
-        }
-        let (_, settled) = self.settle()?;
-        if nothing_to_reset
-            && own_harvested == 0
-            && let Some(own) = self.backend.rings_mut().get_mut(ring)
-            && own.note_fruitless_exit()
-        {
-            return Err(CollectError::Overrun { ring });
-        }
-        Ok(RingFullReport { harvested, settled })
-    }
-
-    /// Is ring `index` full as well, and room in the batch for a chunk of it? Then its vCPU is on
-    /// its way to the lock, and one reset will do for both.
-    fn serve(&mut self, index: usize, chunk: u32) -> bool {
-        if chunk > self.room() {
-            return false;
-        }
-        let Some(other) = self.backend.rings_mut().get_mut(index) else {
-            return false;
-        };
-        other.is_served = other.is_at_least(other.size().soft_limit());
-        other.is_served
-    }
-
-    /// Takes at most `limit` entries of one ring for the ring-full path. Settles where the batch
-    /// is full on the way, and not at the end. Returns the entries harvested.
-    fn take_at_ring_full(
-        &mut self,
-        ring: usize,
-        limit: u32,
-        now_us: u64,
-    ) -> Result<u32, CollectError<B::Error>> {
-        let size = self
-            .backend
-            .rings()
-            .get(ring)
-            .map(|ring| ring.size().entries());
-        let limit = limit.min(size.unwrap_or(0));
-        let mut harvested = 0u32;
-        loop {
-            let room = self.room();
-            let left = limit.saturating_sub(harvested);
-            let taken = self.harvest_ring(ring, left);
-            if let Some(own) = self.backend.rings_mut().get_mut(ring) {
-                own.note_taken_at_ring_full(now_us, taken, harvested == 0);
-            }
-            self.totals.ring_full_harvested =
-                self.totals.ring_full_harvested.saturating_add(taken.into());
-            harvested = harvested.saturating_add(taken);
-            let batch_is_full = taken == room && taken < left;
-            if !batch_is_full {
-                return Ok(harvested);
-            }
-            let (_, settled) = self.settle()?;
-            if !settled {
-                return Ok(harvested);
-            }
         }
     }
 

@@ -1,0 +1,1 @@
+//! What the documentation of [`Deadline`] says, held to it.
