@@ -1,7 +1,6 @@
 //! What the embedder holds: the reaper, and each vCPU's side of it.
 
 use std::fmt;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
@@ -9,6 +8,8 @@ use dirty_ring_core::collector::{Backend, RingFullReport};
 use dirty_ring_core::controller::{Controller, Policy};
 use dirty_ring_core::entry::SlotId;
 use dirty_ring_core::reaper::{Reaper, ReaperState, Step};
+use dirty_ring_core::ring::RingPosition;
+use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 use crate::host::lock;
@@ -30,11 +31,16 @@ pub struct Stopped<S> {
     pub stats: ReaperStats,
     /// Its state, to resume from.
     pub state: ReaperState<S>,
+    /// How far each vCPU's ring was harvested: another reaper of the same vCPUs goes on from there,
+    /// see [`ReaperBuilder::vcpu_at`](crate::ReaperBuilder::vcpu_at).
+    pub positions: Vec<RingPosition>,
     /// Its last decisions, oldest first.
     pub history: Vec<Step>,
 }
 
 /// A vCPU's side: call [`on_ring_full`](Self::on_ring_full) on its thread.
+///
+/// It keeps the VM's file descriptor, the rings and the sink alive: drop it with its vCPU.
 #[derive(Clone)]
 pub struct VcpuHandle {
     shared: Arc<Shared>,
@@ -74,11 +80,11 @@ impl<C: Controller> ReaperHandle<C> {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn add_vcpu(&self, vcpu: &impl AsRawFd) -> Result<VcpuHandle, Error> {
+    pub fn add_vcpu(&self, vcpu: &VcpuFd) -> Result<VcpuHandle, Error> {
         let Shared { clock, size, .. } = *self.shared;
         let vcpu = self.with_rings(|rings| {
             let ring = MappedRing::map(rings.rings().len(), vcpu, size)?;
-            Ok::<_, Error>(rings.add_ring(ring, clock.now_us()))
+            Ok::<_, Error>(rings.add_ring(ring, RingPosition::START, clock.now_us()))
         })?;
         self.vcpu(vcpu)
     }
@@ -102,10 +108,11 @@ impl<C: Controller> ReaperHandle<C> {
     {
         kick_vcpus().map_err(|error| Error::KickVcpus(error.into()))?;
         let mut board = lock(&self.shared.board);
-        // A pass that has begun may have passed by a ring already; the next one has not.
-        let wanted = board.passes_begun + 1;
+        // A pass that has begun may have passed by a ring already, and one that takes not all of
+        // the rings may leave them alone; the kick's own pass does neither.
+        let wanted = board.full_passes_begun + 1;
         self.kick();
-        while board.passes_done < wanted {
+        while board.full_passes_done < wanted {
             if let Some(failure) = board.failure {
                 return Err(failure.into());
             }
@@ -122,17 +129,19 @@ impl<C: Controller> ReaperHandle<C> {
     /// out meanwhile: an entry must not outlive the slot that it names (api.rst 8.29).
     ///
     /// The vCPUs that write to a slot that goes away must not run. `change` calls
-    /// `KVM_SET_USER_MEMORY_REGION` and tells the [`MemoryUpdate`] of it.
+    /// `KVM_SET_USER_MEMORY_REGION` and tells the [`MemoryUpdate`] of it; to switch logging of a
+    /// slot on or off is such a change too. It must not call the reaper (the lock is held), nor wait
+    /// for a vCPU that may be in [`VcpuHandle::on_ring_full`].
     ///
     /// # Errors
     /// [`Error::Collect`] where the rings can't be drained, or that of `change`.
-    pub fn update_memory<R>(
+    pub fn update_memory<R, E: From<Error>>(
         &self,
-        change: impl FnOnce(&mut MemoryUpdate<'_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
+        change: impl FnOnce(&mut MemoryUpdate<'_>) -> Result<R, E>,
+    ) -> Result<R, E> {
         let now_us = self.shared.clock.now_us();
         self.shared.handoff.with(|collector| {
-            while !collector.drain(now_us)? {
+            while !collector.drain(now_us).map_err(Error::from)? {
                 // Only a signal on this thread cuts a reset short; `drain` fails if it persists.
             }
             change(&mut MemoryUpdate {
@@ -167,6 +176,10 @@ impl<C: Controller> ReaperHandle<C> {
         Ok(Stopped {
             stats: stats(&self.shared),
             state: reaper.state(),
+            positions: self.with_rings(|rings| {
+                let rings = rings.rings().iter();
+                rings.map(|ring| ring.position()).collect()
+            }),
             history: reaper.history().copied().collect(),
         })
     }
@@ -252,7 +265,8 @@ fn stats(shared: &Shared) -> ReaperStats {
         });
         ReaperStats {
             phase: board.phase,
-            iterations: board.passes_done,
+            iterations: board.last_step.map_or(0, |step| step.iteration),
+            has_ended: board.ended,
             wakeups: board.wakeups,
             cpu_us: board.cpu_us,
             totals: collector.totals(),

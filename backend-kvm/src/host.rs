@@ -4,7 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dirty_ring_core::sync::{Lock, Park, Parked};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::sys;
@@ -39,13 +39,31 @@ pub(crate) fn page_bytes() -> u32 {
 /// Does this host's CPU log dirty pages itself (Intel's page-modification logging), so that KVM
 /// keeps 512 more entries of each ring free? (arch/x86/kvm/vmx/vmx.c, parameter `pml`.)
 pub(crate) fn logs_with_pml() -> bool {
-    std::fs::read_to_string("/sys/module/kvm_intel/parameters/pml")
-        .is_ok_and(|value| value.trim() == "Y")
+    match std::fs::read_to_string("/sys/module/kvm_intel/parameters/pml") {
+        Ok(value) => value.trim() == "Y",
+        // Not to be seen (a jail, as a rule): on Intel, rather a ring that counts as full too
+        // early than one that is full too early.
+        Err(_) => std::fs::read_to_string("/proc/cpuinfo")
+            .map_or(cfg!(target_arch = "x86_64"), |cpus| {
+                cpus.contains("GenuineIntel")
+            }),
+    }
 }
 
 /// Blocks every signal on the calling thread: a pending one would end KVM's reset early.
 pub(crate) fn block_signals() -> std::io::Result<()> {
     SigSet::all().thread_block().map_err(Into::into)
+}
+
+/// Runs `work` with every signal blocked on the calling thread.
+pub(crate) fn without_signals<R>(work: impl FnOnce() -> R) -> R {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let result = work();
+    if let Ok(before) = before {
+        // It was the mask a moment ago: nothing can be wrong with it.
+        let _ = before.thread_set_mask();
+    }
+    result
 }
 
 /// The scheduler's slice that a reaper asks for, in nanoseconds: a look takes some microseconds, a

@@ -39,6 +39,10 @@
 //! # }
 //! ```
 //!
+//! A VMM with a seccomp filter has to let the reaper's thread call `ioctl` (`KVM_RESET_DIRTY_RINGS`),
+//! `futex`, `rt_sigprocmask`, `prctl` (`PR_SET_TIMERSLACK`), `sched_getattr`, `sched_setattr` and
+//! `clock_gettime`; the thread that maps a ring calls `mmap` and `madvise`.
+//!
 //! Pages appear in the sink only after the reset that follows their harvest; writes that the VMM
 //! itself makes to guest memory never reach a ring and must be OR-ed in (vm-memory does so by
 //! itself when it writes through regions with a bitmap).

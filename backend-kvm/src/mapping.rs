@@ -1,11 +1,11 @@
 //! A vCPU's dirty ring, mapped.
 
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::size::RingSize;
 use kvm_bindings::KVM_DIRTY_LOG_PAGE_OFFSET;
+use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 use crate::host;
@@ -27,7 +27,7 @@ impl MappedRing {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn map(vcpu: usize, vcpu_fd: &impl AsRawFd, size: RingSize) -> Result<Self, Error> {
+    pub fn map(vcpu: usize, vcpu_fd: &VcpuFd, size: RingSize) -> Result<Self, Error> {
         let offset = i64::from(KVM_DIRTY_LOG_PAGE_OFFSET) * i64::from(host::page_bytes());
         EntryMapping::new(vcpu_fd, size.entries() as usize, offset)
             .map(|mapping| Self { mapping, size })

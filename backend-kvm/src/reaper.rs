@@ -1,17 +1,17 @@
 //! The reaper thread: it does what core's machine says.
 
 use std::fmt;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 
-use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
+use dirty_ring_core::collector::{Backend, CollectError, Collector, RingFullMode};
 use dirty_ring_core::controller::Controller;
 use dirty_ring_core::handoff::Handoff;
 use dirty_ring_core::reaper::{Events, Moment, NoEvents, Reaper, ReaperState, State, Step, drive};
+use dirty_ring_core::ring::RingPosition;
 use dirty_ring_core::size::RingSize;
-use kvm_ioctls::{Error as KvmError, VmFd};
+use kvm_ioctls::{Error as KvmError, VcpuFd, VmFd};
 
 use crate::error::Error;
 use crate::handles::ReaperHandle;
@@ -37,8 +37,9 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Board {
     pub(crate) phase: State,
-    pub(crate) passes_begun: u64,
-    pub(crate) passes_done: u64,
+    /// Passes that take every page of every ring.
+    pub(crate) full_passes_begun: u64,
+    pub(crate) full_passes_done: u64,
     pub(crate) wakeups: u64,
     pub(crate) cpu_us: Option<u64>,
     pub(crate) last_step: Option<Step>,
@@ -107,10 +108,18 @@ impl ReaperBuilder {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn vcpu(mut self, vcpu: &impl AsRawFd) -> Result<Self, Error> {
-        use dirty_ring_core::collector::Backend;
+    pub fn vcpu(self, vcpu: &VcpuFd) -> Result<Self, Error> {
+        self.vcpu_at(vcpu, RingPosition::START)
+    }
+
+    /// The same for a vCPU whose ring was reaped before, by a reaper that left it at `position`:
+    /// KVM's own indices go on from there, whoever reaps.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn vcpu_at(mut self, vcpu: &VcpuFd, position: RingPosition) -> Result<Self, Error> {
         let ring = MappedRing::map(self.rings.rings().len(), vcpu, self.size)?;
-        self.rings.add_ring(ring, self.clock.now_us());
+        self.rings.add_ring(ring, position, self.clock.now_us());
         Ok(self)
     }
 
@@ -121,7 +130,8 @@ impl ReaperBuilder {
         self
     }
 
-    /// Who hears of each decision, on the reaper's thread.
+    /// Who hears of each decision, on the reaper's thread: it must not wait for the reaper (no
+    /// flush, no stop).
     #[must_use]
     pub fn events(self, events: impl Events + Send + 'static) -> Self {
         self.boxed_events(Box::new(events))
@@ -181,8 +191,8 @@ impl ReaperBuilder {
             mode: self.mode,
             board: Mutex::new(Board {
                 phase: State::None,
-                passes_begun: 0,
-                passes_done: 0,
+                full_passes_begun: 0,
+                full_passes_done: 0,
                 wakeups: 0,
                 cpu_us: None,
                 last_step: None,
@@ -242,18 +252,18 @@ fn run<C: Controller>(
     let watch = |moment, reaper: &Reaper<C>| match moment {
         Moment::Waiting => shared.post(|board| board.phase = State::Wait),
         Moment::Woken => shared.post(|board| board.wakeups += 1),
-        Moment::Harvesting { begin: true } => shared.post(|board| {
+        Moment::Harvesting { begin: true, all } => shared.post(|board| {
             board.phase = State::Reaping;
-            board.passes_begun += 1;
+            board.full_passes_begun += u64::from(all);
         }),
-        Moment::Harvesting { begin: false } | Moment::Resetting => {}
+        Moment::Harvesting { begin: false, .. } | Moment::Resetting => {}
         Moment::Decided => {
             let last_step = reaper.last_step().copied();
             if let Some(step) = &last_step {
                 events.on_step(step);
             }
             shared.post(|board| {
-                board.passes_done = board.passes_begun;
+                board.full_passes_done = board.full_passes_begun;
                 board.last_step = last_step;
                 board.cpu_us = host::thread_cpu_us();
             });

@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 
 use dirty_ring_core::collector::Backend;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
-use dirty_ring_core::ring::Ring;
+use dirty_ring_core::ring::{Ring, RingPosition};
 use dirty_ring_core::slots::SlotTable;
 use kvm_ioctls::Error as KvmError;
 use vm_memory::GuestAddress;
 
 use crate::error::Error;
+use crate::host;
 use crate::mapping::MappedRing;
 use crate::sink::PageSink;
 use crate::sys;
@@ -69,8 +70,13 @@ impl KvmRings {
     }
 
     /// Adds the ring of the next vCPU; returns its index.
-    pub(crate) fn add_ring(&mut self, memory: MappedRing, now_us: u64) -> usize {
-        self.rings.push(Ring::new(memory, now_us));
+    pub(crate) fn add_ring(
+        &mut self,
+        memory: MappedRing,
+        position: RingPosition,
+        now_us: u64,
+    ) -> usize {
+        self.rings.push(Ring::resuming(memory, position, now_us));
         self.rings.len() - 1
     }
 
@@ -110,6 +116,14 @@ impl Backend for KvmRings {
     }
 
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
+        // The first of each ring is told; all are counted.
+        let is_first = self
+            .rings
+            .get(ring)
+            .is_some_and(|ring| ring.stats().bad_entries == 0);
+        if !is_first {
+            return;
+        }
         tracing::warn!(
             vcpu = ring,
             address_space = gfn.slot.address_space(),
@@ -120,7 +134,10 @@ impl Backend for KvmRings {
     }
 
     fn reset(&mut self) -> Result<u32, KvmError> {
-        sys::reset_dirty_rings(&self.vm)
+        // A signal would not only end the reset early: KVM forgets the entries that it has counted
+        // and not yet write-protected (up to 64, virt/kvm/dirty_ring.c, `kvm_dirty_ring_reset`),
+        // and the next write to them would be lost.
+        host::without_signals(|| sys::reset_dirty_rings(&self.vm))
     }
 
     fn publish(&mut self, pages: &[DirtyGfn]) {

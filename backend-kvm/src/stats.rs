@@ -10,6 +10,8 @@ use dirty_ring_core::ring::RingStats;
 pub struct ReaperStats {
     /// Where the reaper is.
     pub phase: State,
+    /// Its thread has ended; [`stop`](crate::ReaperHandle::stop) tells why.
+    pub has_ended: bool,
     /// Passes over the rings.
     pub iterations: u64,
     /// Returns from a wait.

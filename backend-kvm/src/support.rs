@@ -115,6 +115,9 @@ impl Support {
 
     /// Enables rings of `entries` entries per vCPU. Before the first vCPU exists, and once.
     ///
+    /// Leave `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2` alone: with its `KVM_DIRTY_LOG_INITIALLY_SET` the
+    /// pages of a slot begin unprotected, and their first writes never reach a ring.
+    ///
     /// # Errors
     /// Those of [`size`](Self::size), and [`Error::Enable`].
     pub fn enable(&self, vm: &VmFd, entries: u32) -> Result<RingSize, Error> {

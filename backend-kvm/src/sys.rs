@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use kvm_bindings::{KVMIO, kvm_dirty_gfn};
-use kvm_ioctls::Error as KvmError;
+use kvm_ioctls::{Error as KvmError, VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
@@ -44,8 +44,8 @@ unsafe impl Send for EntryMapping {}
 unsafe impl Sync for EntryMapping {}
 
 impl EntryMapping {
-    /// Maps `entries` entries at byte `offset` of `fd`.
-    pub(crate) fn new(fd: &impl AsRawFd, entries: usize, offset: i64) -> Result<Self, KvmError> {
+    /// Maps `entries` entries at byte `offset` of `vcpu`.
+    pub(crate) fn new(vcpu: &VcpuFd, entries: usize, offset: i64) -> Result<Self, KvmError> {
         let bytes = entries * size_of::<SharedEntry>();
         // SAFETY: a new shared mapping at an address of the kernel's choice touches no memory that
         // Rust knows of; a bad descriptor or offset makes it fail.
@@ -55,7 +55,7 @@ impl EntryMapping {
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                fd.as_raw_fd(),
+                vcpu.as_raw_fd(),
                 offset,
             )
         };
@@ -148,9 +148,9 @@ pub(crate) fn set_slice(slice_ns: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor of our own for `fd`, so that it stays open as long as we need it.
-pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
-    // SAFETY: `fd` is borrowed for this call, so its descriptor is open.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
+/// A descriptor of our own for `vm`, so that it stays open as long as we need it.
+pub(crate) fn duplicate(vm: &VmFd) -> io::Result<OwnedFd> {
+    // SAFETY: a `VmFd` owns its descriptor, and it is borrowed for this call: it is open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) };
     borrowed.try_clone_to_owned()
 }

@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::entry::DirtyGfn;
+use dirty_ring_core::ring::RingPosition;
 use dirty_ring_core::size::RingSize;
-use dirty_ring_kvm::guest::{Guest, GuestConfig, GuestRam, ReapedGuest, Reaping};
-use dirty_ring_kvm::{Error, MemorySlot, PageSink, ReaperBuilder, Support};
+use dirty_ring_kvm::guest::{
+    Guest, GuestConfig, GuestExit, GuestRam, ReapedGuest, Reaping, RunningGuest,
+};
+use dirty_ring_kvm::{BitmapSink, Error, MemorySlot, PageSink, ReaperBuilder, Support};
 use kvm_ioctls::Kvm;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -286,7 +289,7 @@ fn a_slot_can_be_removed_and_its_number_reused_under_a_running_reaper() {
             let known = memory.remove(second.id);
             let unknown = memory.remove(second.id);
             memory.add(&second)?;
-            Ok((drained, known, unknown))
+            Ok::<_, Error>((drained, known, unknown))
         })
         .unwrap();
     assert!(drained && known && !unknown);
@@ -302,7 +305,7 @@ fn a_vcpu_added_later_is_reaped_too() {
     let guest = Guest::new(&kvm, GuestConfig::default()).unwrap();
     let size = support.enable(guest.vm(), 4096).unwrap();
     let vcpus = guest.create_vcpus().unwrap();
-    let sink = dirty_ring_kvm::BitmapSink::new(guest.ram().clone());
+    let sink = BitmapSink::new(guest.ram().clone());
     let reaper = ReaperBuilder::new(guest.vm(), size, sink)
         .unwrap()
         .slot(guest.data_slots()[0].memory_slot())
@@ -313,11 +316,63 @@ fn a_vcpu_added_later_is_reaped_too() {
     assert_eq!(ring.index(), 0);
     guest.set_logging(true).unwrap();
     guest.params()[0].set(100, 0).unwrap();
-    let running =
-        dirty_ring_kvm::guest::RunningGuest::start(vcpus, move |_| ring.on_ring_full().map(|_| ()))
-            .unwrap();
+    let running = RunningGuest::start(vcpus, move |_| ring.on_ring_full().map(|_| ())).unwrap();
     wait_until_written(&guest, 0, 100);
     running.stop().unwrap();
     reaper.stop().unwrap();
     assert!(pages(&guest, 0, 100).all(|page| is_dirty(&guest, page)));
+}
+
+/// As a VMM whose migration was called off and is tried again.
+#[test]
+fn a_second_reaper_goes_on_where_the_first_left_the_rings() {
+    let Some((kvm, support)) = kvm() else { return };
+    let guest = Guest::new(&kvm, GuestConfig::default()).unwrap();
+    let size = support.enable(guest.vm(), 4096).unwrap();
+    let mut vcpus = guest.create_vcpus().unwrap();
+    guest.set_logging(true).unwrap();
+    guest.params()[0].set(1000, 0).unwrap();
+    let mut position = RingPosition::START;
+    for round in 1..=3 {
+        let reaper = ReaperBuilder::new(guest.vm(), size, BitmapSink::new(guest.ram().clone()))
+            .unwrap()
+            .slot(guest.data_slots()[0].memory_slot())
+            .unwrap()
+            .vcpu_at(vcpus[0].fd(), position)
+            .unwrap()
+            .start(Policy::deadline(size))
+            .unwrap();
+        let vcpu = &mut vcpus[0];
+        let before = vcpu.page_writes().unwrap();
+        let kicker = vcpu.kicker().clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| while vcpu.run().unwrap() != GuestExit::Interrupted {});
+            std::thread::sleep(Duration::from_millis(20));
+            kicker.kick().unwrap();
+        });
+        let after = vcpus[0].page_writes().unwrap();
+        assert!(after > before + 1000, "the guest didn't get round");
+        let stopped = reaper.stop().unwrap();
+        assert!(stopped.stats.totals.published >= 1000, "round {round}");
+        position = stopped.positions[0];
+    }
+    assert!(position.index() >= 3000);
+}
+
+#[test]
+fn flush_waits_for_every_page_under_a_policy_that_leaves_rings_alone() {
+    let config = GuestConfig::default();
+    let Some((kvm, _)) = kvm() else { return };
+    let vm = ReapedGuest::start(&kvm, config, Reaping::new(4096), Policy::deadline).unwrap();
+    for round in 1..=200u64 {
+        // Ever more pages, few enough that the policy would leave the ring alone.
+        let pages_now = round * 10;
+        vm.guest.params()[0].set(pages_now, 0).unwrap();
+        wait_until_written(&vm.guest, 0, pages_now);
+        vm.reaper.flush(|| vm.running.kick_all_and_wait()).unwrap();
+        let missing = pages(&vm.guest, 0, pages_now).filter(|page| !is_dirty(&vm.guest, *page));
+        assert_eq!(missing.count(), 0, "round {round}");
+    }
+    vm.running.stop().unwrap();
+    vm.reaper.stop().unwrap();
 }

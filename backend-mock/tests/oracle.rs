@@ -21,7 +21,7 @@ fn vm(faults: Faults) -> Vm {
 
 fn harvest(vm: &mut Vm) -> Vec<DirtyGfn> {
     let mut pages = Vec::new();
-    vm.rings_mut()[0].harvest(u32::MAX, |gfn| pages.push(gfn));
+    vm.rings_mut()[0].harvest_without_reset(u32::MAX, |gfn| pages.push(gfn));
     pages
 }
 
@@ -137,7 +137,7 @@ fn a_vcpu_that_is_let_in_with_a_full_ring_leaves_at_once() {
         }
     );
     // Half of it harvested and reset: it runs.
-    vm.rings_mut()[0].harvest(480, |_| ());
+    vm.rings_mut()[0].harvest_without_reset(480, |_| ());
     assert_eq!(vm.reset(), Ok(480));
     vm.enter(0, 12_000_000_000);
     assert_eq!(vm.state(0), VcpuState::Running);

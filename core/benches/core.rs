@@ -127,7 +127,7 @@ fn harvest(criterion: &mut Criterion) {
                     memory.fill(occupancy);
                     Ring::new(&memory, 0)
                 },
-                |ring| ring.harvest(u32::MAX, |gfn| _ = black_box(gfn)),
+                |ring| ring.harvest_without_reset(u32::MAX, |gfn| _ = black_box(gfn)),
                 BatchSize::PerIteration,
             );
         });

@@ -34,6 +34,25 @@ pub struct RingStats {
     pub peak_occupancy: u32,
 }
 
+/// How far a ring is harvested: what whoever goes on with it has to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingPosition(u32);
+
+impl RingPosition {
+    /// The first entry of a fresh ring.
+    pub const START: Self = Self(0);
+
+    /// The free-running index of the next entry to harvest, to be saved.
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// A position that was saved.
+    pub const fn from_index(index: u32) -> Self {
+        Self(index)
+    }
+}
+
 /// A dirty ring and how far it has been harvested.
 ///
 /// It owns its [`EntryMemory`] and wants `&mut` to harvest, so two harvesters can't take the same
@@ -63,9 +82,14 @@ pub struct Ring<M> {
 impl<M: EntryMemory> Ring<M> {
     /// A ring whose memory is fresh: empty, the kernel's indices at 0. `now_us` starts its meter.
     pub const fn new(memory: M, now_us: u64) -> Self {
+        Self::resuming(memory, RingPosition::START, now_us)
+    }
+
+    /// A ring that was harvested up to `position` before: the kernel's indices never go back.
+    pub const fn resuming(memory: M, position: RingPosition, now_us: u64) -> Self {
         Self {
             memory,
-            fetch: 0,
+            fetch: position.0,
             stats: RingStats {
                 harvested: 0,
                 harvests: 0,
@@ -83,6 +107,11 @@ impl<M: EntryMemory> Ring<M> {
             taken_at_ring_full: 0,
             taken_in_pass: 0,
         }
+    }
+
+    /// How far it is harvested.
+    pub const fn position(&self) -> RingPosition {
+        RingPosition(self.fetch)
     }
 
     /// The ring's memory.
@@ -107,10 +136,13 @@ impl<M: EntryMemory> Ring<M> {
 
     /// Harvests at most `limit` entries, oldest first, and returns how many it took.
     ///
+    /// This is the bare protocol, for models and benchmarks. The pages that it gives are not safe
+    /// to read: a [`Collector`](crate::collector::Collector) keeps them until their reset.
+    ///
     /// Stops at the first entry that isn't exactly [`DIRTY`](EntryFlags::DIRTY): none is skipped.
     /// Each entry is marked [`RESET`](EntryFlags::RESET); the pages are KVM's again only after its
     /// reset.
-    pub fn harvest(&mut self, limit: u32, mut take: impl FnMut(DirtyGfn)) -> u32 {
+    pub fn harvest_without_reset(&mut self, limit: u32, mut take: impl FnMut(DirtyGfn)) -> u32 {
         let soft_limit = self.size().soft_limit();
         let mut taken = 0;
         while taken < limit {

@@ -46,8 +46,9 @@ pub(crate) struct Stall {
 pub(crate) struct VcpuReport {
     pub(crate) ring_fulls: u64,
     pub(crate) pages_harvested: u64,
-    pub(crate) dirty_pages_per_s: f64,
-    pub(crate) peak_occupancy: u32,
+    /// `null` without logging, as is the occupancy.
+    pub(crate) dirty_pages_per_s: Option<f64>,
+    pub(crate) peak_occupancy: Option<u32>,
 }
 
 impl Stall {

@@ -83,15 +83,17 @@ pub(crate) fn of_run(report: &RunReport) -> String {
         ),
     ];
     for (vcpu, figures) in report.per_vcpu.iter().enumerate().take(MOST_VCPUS) {
-        lines.push((
-            "vCPU",
-            format!(
-                "{vcpu}: dirty pages {}, {}, {} at most",
-                per_second(figures.dirty_pages_per_s),
-                counted(figures.ring_fulls, "ring-full"),
-                counted(figures.peak_occupancy, "entry")
-            ),
-        ));
+        if let (Some(rate), Some(peak)) = (figures.dirty_pages_per_s, figures.peak_occupancy) {
+            lines.push((
+                "vCPU",
+                format!(
+                    "{vcpu}: {} dirty pages, {}, {} at most",
+                    per_second(rate),
+                    counted(figures.ring_fulls, "ring-full"),
+                    counted(peak, "entry")
+                ),
+            ));
+        }
     }
     let text: Vec<String> = lines
         .iter()

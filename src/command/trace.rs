@@ -2,6 +2,9 @@
 //!
 //! Written by `run --trace`, read by `replay`. A reader needs the columns `harvested` and
 //! `ring_fulls`; the others have defaults.
+//!
+//! `deadline` often wakes to look and reaps nothing. Such a pass makes no row; its time is part of
+//! the next one, so that a row is a reap, as any other policy knows it.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -11,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dirty_ring::core::reaper::Step;
 
 use super::failure::Failure;
+use super::policy::PolicyName;
 
 /// The columns that are written.
 const HEADER: [&str; 12] = [
@@ -39,11 +43,15 @@ struct State {
     writer: csv::Writer<BufWriter<File>>,
     /// The first error: what came after it was not written.
     error: Option<String>,
+    /// The policy looks before it reaps: a pass that found nothing to do is no step for others.
+    skips_looks: bool,
+    /// Microseconds of the passes that were skipped since the last row.
+    skipped_us: u64,
 }
 
 impl TraceWriter {
-    /// Creates `path`, or empties it.
-    pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+    /// Creates `path`, or empties it, for the steps of `policy`.
+    pub(crate) fn create(path: &Path, policy: PolicyName) -> Result<Self, Failure> {
         let file = File::create(path).map_err(|error| {
             let path = path.display();
             Failure::Usage(format!(
@@ -58,6 +66,8 @@ impl TraceWriter {
             state: Arc::new(Mutex::new(State {
                 writer,
                 error: error.map(|error| error.to_string()),
+                skips_looks: policy == PolicyName::Deadline,
+                skipped_us: 0,
             })),
         })
     }
@@ -70,11 +80,17 @@ impl TraceWriter {
         }
         let measurement = &step.measurement;
         let decision = &step.decision;
+        let found = measurement.harvested + measurement.ring_full_harvested;
+        if state.skips_looks && found == 0 && measurement.ring_fulls == 0 {
+            state.skipped_us += measurement.elapsed_us;
+            return;
+        }
+        let elapsed_us = measurement.elapsed_us + std::mem::take(&mut state.skipped_us);
         let level = decision.level.map(|level| level.number().to_string());
         let result = state.writer.write_record([
             step.iteration.to_string(),
             step.now_us.to_string(),
-            measurement.elapsed_us.to_string(),
+            elapsed_us.to_string(),
             measurement.harvested.to_string(),
             measurement.ring_full_harvested.to_string(),
             measurement.fullest.to_string(),

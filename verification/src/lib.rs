@@ -12,6 +12,8 @@
 //! * [`explore`]: the harness; it counts executions and insists that the interleaving a model is
 //!   about was reached.
 //! * [`sim`]: a simulated VM without threads, for the property tests of the ring protocol.
+//! * [`virtual_time`]: the reaper machine over that VM, in virtual time: whoever calls it decides how
+//!   late the reaper is and when the guests run.
 //! * [`reference_levels`], [`reference_reaper`]: second opinions, written from the rules and not
 //!   from the code.
 //!
@@ -25,4 +27,5 @@ pub mod loom_sync;
 pub mod reference_levels;
 pub mod reference_reaper;
 pub mod sim;
+pub mod virtual_time;
 pub mod weak;

@@ -44,7 +44,7 @@ fn entries_pass_through_a_ring<A: Access>(reached: &Reached) {
             let mut taken = 0;
             while taken < ENTRIES {
                 thread::yield_now();
-                taken += u64::from(ring.harvest(2, |_| ()));
+                taken += u64::from(ring.harvest_without_reset(2, |_| ()));
                 reached.note_if(
                     taken != 0 && kvm.watch().pushed.get() < ENTRIES,
                     "harvested while KVM pushed",

@@ -348,14 +348,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// # Errors
     /// Those of [`reset`](Self::reset).
     pub fn drain(&mut self, now_us: u64) -> Result<bool, CollectError<B::Error>> {
-        let mut harvested = self.harvest(now_us, true);
-        loop {
-            let (_, settled) = self.settle()?;
-            if !settled || !harvested.more {
-                return Ok(settled);
-            }
-            harvested = self.harvest(now_us, false);
+        // Outside of the reaper's passes, whose tally and turn stay as they are.
+        for ring in 0..self.backend.rings().len() {
+            let taken = self.take_outside_pass(ring, u32::MAX, now_us)?;
+            self.totals.reaper_harvested =
+                self.totals.reaper_harvested.saturating_add(taken.into());
         }
+        Ok(self.settle()?.1)
     }
 
     fn begin_pass(&mut self) {
@@ -384,7 +383,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             return 0;
         };
         let batch = &mut self.batch;
-        let taken = source.harvest(limit, |gfn| {
+        let taken = source.harvest_without_reset(limit, |gfn| {
             // There is room: `limit` saw to that.
             let _ = batch.push(gfn);
         });

@@ -62,15 +62,19 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             RingFullMode::Chunk(entries) => entries.max(1),
             RingFullMode::Whole => u32::MAX,
         };
-        let own_harvested = self.take_at_ring_full(ring, limit, now_us)?;
+        let own_harvested = self.take_outside_pass(ring, limit, now_us)?;
         let mut harvested = own_harvested;
         for index in (0..rings).filter(|index| *index != ring) {
             if matches!(mode, RingFullMode::Chunk(_)) && !self.serve(index, limit) {
                 continue;
             }
-            let taken = self.take_at_ring_full(index, limit, now_us)?;
+            let taken = self.take_outside_pass(index, limit, now_us)?;
             harvested = harvested.saturating_add(taken);
         }
+        self.totals.ring_full_harvested = self
+            .totals
+            .ring_full_harvested
+            .saturating_add(harvested.into());
         let (_, settled) = self.settle()?;
         if nothing_to_reset
             && own_harvested == 0
@@ -95,9 +99,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         other.is_served
     }
 
-    /// Takes at most `limit` entries of one ring for the ring-full path. Settles where the batch
+    /// Takes at most `limit` entries of one ring, outside of the reaper's passes. Settles where the batch
     /// is full on the way, and not at the end. Returns the entries harvested.
-    fn take_at_ring_full(
+    pub(super) fn take_outside_pass(
         &mut self,
         ring: usize,
         limit: u32,
@@ -117,8 +121,6 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             if let Some(own) = self.backend.rings_mut().get_mut(ring) {
                 own.note_taken_at_ring_full(now_us, taken, harvested == 0);
             }
-            self.totals.ring_full_harvested =
-                self.totals.ring_full_harvested.saturating_add(taken.into());
             harvested = harvested.saturating_add(taken);
             let batch_is_full = taken == room && taken < left;
             if !batch_is_full {

@@ -14,10 +14,12 @@ pub enum Moment {
     Waiting,
     /// The wait is over.
     Woken,
-    /// About to harvest; `begin`: a new pass.
+    /// About to harvest.
     Harvesting {
         /// This begins a pass.
         begin: bool,
+        /// The pass takes every page of every ring, and none is left alone.
+        all: bool,
     },
     /// About to reset and publish.
     Resetting,
@@ -59,7 +61,8 @@ where
                 reaper.on_wake(now_us(), wakes)
             }
             Action::Harvest { begin } => {
-                watch(Moment::Harvesting { begin }, reaper);
+                let all = reaper.takes_all();
+                watch(Moment::Harvesting { begin, all }, reaper);
                 let harvest = reaper.harvest(handoff, now_us(), begin);
                 reaper.on_harvested(&harvest)
             }

@@ -231,13 +231,17 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         W: SharedWord,
         P: Park,
     {
-        // Who kicked wants every page, and the final drain leaves none behind: whatever the
-        // controller thinks of it.
-        let all = self.pass.wakes.intersects(Wakes::KICK | Wakes::STOP);
+        let all = self.takes_all();
         if self.controller.looks() {
             return handoff.harvest_where(now_us, begin, |ring| self.controller.wants(ring) || all);
         }
         handoff.harvest(now_us, begin)
+    }
+
+    /// Does the present pass take every page of every ring? Who kicked wants every page, and the
+    /// final drain leaves none behind, whatever the controller thinks of it.
+    pub fn takes_all(&self) -> bool {
+        !self.controller.looks() || self.pass.wakes.intersects(Wakes::KICK | Wakes::STOP)
     }
 
     /// The driver harvested.

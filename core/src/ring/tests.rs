@@ -18,7 +18,7 @@ fn ring_at(index: u32) -> Ring<Cells> {
 
 fn harvest(ring: &mut Ring<Cells>, limit: u32) -> Vec<u64> {
     let mut taken = Vec::new();
-    let count = ring.harvest(limit, |gfn| taken.push(gfn.offset));
+    let count = ring.harvest_without_reset(limit, |gfn| taken.push(gfn.offset));
     assert_eq!(count as usize, taken.len());
     taken
 }

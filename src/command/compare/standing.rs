@@ -16,6 +16,7 @@ pub(super) struct Standing {
     pub(super) ring_fulls: f64,
     per_million: Option<f64>,
     longest_stall_us: Option<f64>,
+    /// Mean over the vCPUs.
     total_stall_us: f64,
     wakeups_per_s: f64,
     cpu_s: Option<f64>,
@@ -42,7 +43,8 @@ impl Standing {
             ring_fulls: medium(|run| run.ring_fulls as f64).unwrap_or(0.0),
             per_million: known(|run| run.ring_fulls_per_million_pages),
             longest_stall_us: known(|run| run.ring_full_stall_us.max),
-            total_stall_us: medium(|run| run.ring_full_stall_us.total).unwrap_or(0.0),
+            total_stall_us: medium(|run| run.ring_full_stall_us.total / f64::from(run.vcpus))
+                .unwrap_or(0.0),
             wakeups_per_s: medium(|run| run.wakeups as f64 / run.duration_s).unwrap_or(0.0),
             cpu_s: known(|run| run.reaper_cpu_s),
             seconds: medium(|run| run.duration_s).unwrap_or(0.0),

@@ -71,7 +71,10 @@ pub(super) fn measure(host: &KvmHost) -> Result<Costs, CallbackError> {
     let in_guest_ns = (seconds - (reaped.harvest + reaped.reset).as_secs_f64()) * 1e9;
     Ok(Costs {
         page_writes_per_s: plain,
-        dirty_pages_per_s: per_second(reaped.pages, seconds),
+        dirty_pages_per_s: per_second(
+            reaped.pages,
+            seconds - (reaped.harvest + reaped.reset).as_secs_f64(),
+        ),
         // More pages than fit in the ring: every write is a fault.
         dirty_fault_ns: in_guest_ns / (writes as f64).max(1.0) - 1e9 / plain.max(1.0),
         harvest_ns_per_page: per_page_ns(reaped.harvest),

@@ -34,7 +34,8 @@ struct Costs {
     dirty_fault_ns: f64,
     harvest_ns_per_page: f64,
     reset_ns_per_page: f64,
-    /// How late a sleeper wakes.
+    /// How late an ordinary sleeper wakes; the reaper, which asks the kernel for precise timers,
+    /// wakes earlier.
     wake_latency_us: Latency,
 }
 

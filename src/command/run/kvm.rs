@@ -251,8 +251,8 @@ impl Window {
                 .map(|vcpu| VcpuReport {
                     ring_fulls: vcpu.ring.ring_fulls,
                     pages_harvested: vcpu.ring.harvested,
-                    dirty_pages_per_s: per_second(vcpu.ring.harvested, self.seconds),
-                    peak_occupancy: vcpu.ring.peak_occupancy,
+                    dirty_pages_per_s: Some(per_second(vcpu.ring.harvested, self.seconds)),
+                    peak_occupancy: Some(vcpu.ring.peak_occupancy),
                 })
                 .collect(),
             None => vec![VcpuReport::default(); plan.place.vcpus.into()],

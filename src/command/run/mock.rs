@@ -5,6 +5,7 @@ use dirty_ring::mock::{SimConfig, SimError, SimReport, Simulation};
 
 use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;
+use crate::command::policy::PolicyName;
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
 
 /// What `plan` takes on the mock.
@@ -55,6 +56,7 @@ fn failed(error: SimError) -> Failure {
 
 fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
     let seconds = report.duration_us as f64 / 1e6;
+    let is_logged = plan.policy != PolicyName::None;
     RunReport {
         policy: plan.policy.to_string(),
         backend: "mock",
@@ -73,10 +75,7 @@ fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
         resets: report.resets,
         wakeups: report.wakeups,
         peeks: report.peeks,
-        reaper_cpu_s: plan
-            .policy
-            .controller(size)
-            .map(|_| report.reaper_busy_ns as f64 / 1e9),
+        reaper_cpu_s: is_logged.then_some(report.reaper_busy_ns as f64 / 1e9),
         smallest_safe_ring: None,
         per_vcpu: report
             .per_vcpu
@@ -84,8 +83,8 @@ fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
             .map(|vcpu| VcpuReport {
                 ring_fulls: vcpu.ring_fulls,
                 pages_harvested: vcpu.pages_harvested,
-                dirty_pages_per_s: per_second(vcpu.pages_harvested, seconds),
-                peak_occupancy: vcpu.peak_occupancy,
+                dirty_pages_per_s: is_logged.then(|| per_second(vcpu.pages_harvested, seconds)),
+                peak_occupancy: is_logged.then_some(vcpu.peak_occupancy),
             })
             .collect(),
     }

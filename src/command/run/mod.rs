@@ -96,17 +96,17 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     };
     // A trace that was recorded before isn't emptied for a run that can't be.
     check(kvm.as_ref(), &plan)?;
-    let trace = arguments.trace.as_deref().map(TraceWriter::create);
-    plan.trace = trace.transpose()?;
+    if let Some(path) = &arguments.trace {
+        plan.trace = Some(TraceWriter::create(path, arguments.policy)?);
+    }
     let bar = progress::bar(1);
     bar.set_message(format!("{} under {}", plan.what.workload, plan.policy));
     let report = run(kvm.as_ref(), &plan);
     bar.finish_and_clear();
     // What was recorded is kept, whatever became of the run.
-    if let Some(trace) = &plan.trace {
-        trace.finish()?;
-    }
+    let traced = plan.trace.as_ref().map_or(Ok(()), TraceWriter::finish);
     let report = report?;
+    traced?;
     warn_if_ring_is_small(&plan, &report);
     if arguments.json {
         output::print_json(&report)

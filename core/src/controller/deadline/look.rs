@@ -1,8 +1,8 @@
 //! The look at one ring: is it to be reaped now, and how long can it be left?
 
 use super::{
-    Deadline, FAR_FROM_FULL_PARTS, FRESHNESS_PARTS, MARGIN_PARTS, RATE_FADE_PARTS, SLACK_PARTS,
-    TRUST_PARTS, US_PER_S, USEFUL_PARTS, fade, time_for,
+    Deadline, FAR_FROM_FULL_PARTS, FRESHNESS_PARTS, RATE_FADE_PARTS, SLACK_PARTS, TRUST_PARTS,
+    US_PER_S, USEFUL_PARTS, fade, time_for,
 };
 use crate::controller::Reasons;
 use crate::doorbell::Wakes;
@@ -40,9 +40,10 @@ impl Deadline {
         let occupancy = if near { ring.occupancy() } else { mark };
         let published = ring.published(occupancy);
         let elapsed_us = now_us.saturating_sub(outlook.seen_us);
-        // Where the last look knew only an upper bound, this is a lower bound of the growth.
+        // Where the last look knew only an upper bound, this is a lower bound of the growth, or
+        // less than nothing. It may be more than the ring: its vCPU has made room meanwhile.
         let growth = published.wrapping_sub(outlook.seen_published);
-        if near && growth <= ring.size().entries() {
+        if near && growth.cast_signed() > 0 {
             self.measure(growth, elapsed_us);
             outlook.grew(growth, occupancy, elapsed_us);
         }
@@ -89,8 +90,8 @@ impl Deadline {
         if !outlook.is_trusted && self.config.assured.is_none() {
             // It wasn't left longer than the highest rate allowed, so that rate is too low (or
             // this wake was late, which the reaction learns).
-            let margin = self.state.learned_per_s / MARGIN_PARTS;
-            self.state.learned_per_s = self.state.learned_per_s.saturating_add(margin);
+            let highest = self.highest_rate_per_s();
+            self.state.learned_per_s = self.state.learned_per_s.max(highest);
         }
         outlook.calm_since_us = now_us;
         outlook.rate_per_s = outlook.rate_per_s.max(self.highest_rate_per_s());
