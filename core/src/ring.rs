@@ -161,6 +161,7 @@ impl<M: EntryMemory> Ring<M> {
         self.stats.harvested = self.stats.harvested.saturating_add(taken.into());
         if taken != 0 {
             self.fruitless_exits = 0;
+            self.is_served = false;
         }
         taken
     }
@@ -236,7 +237,6 @@ impl<M: EntryMemory> Ring<M> {
 
     /// Begins a pass of the reaper; returns what the ring-full path took since the last.
     pub(crate) fn begin_pass(&mut self) -> u32 {
-        self.is_served = false;
         let taken = core::mem::take(&mut self.taken_at_ring_full);
         self.taken_in_pass = taken;
         taken

@@ -1,6 +1,7 @@
 //! What a vCPU does with its full ring.
 
 use super::{Backend, CollectError, Collector};
+use crate::ring::Ring;
 
 /// How a vCPU deals with its full ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +66,15 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         let own_harvested = self.take_outside_pass(ring, limit, now_us)?;
         let mut harvested = own_harvested;
         for index in (0..rings).filter(|index| *index != ring) {
-            if matches!(mode, RingFullMode::Chunk(_)) && !self.serve(index, limit) {
+            let serves = matches!(mode, RingFullMode::Chunk(_));
+            if serves && !self.can_serve(index, limit) {
                 continue;
             }
             let taken = self.take_outside_pass(index, limit, now_us)?;
             harvested = harvested.saturating_add(taken);
+            if serves && let Some(other) = self.backend.rings_mut().get_mut(index) {
+                other.is_served = true;
+            }
         }
         self.totals.ring_full_harvested = self
             .totals
@@ -88,15 +93,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
 
     /// Is ring `index` full as well, and room in the batch for a chunk of it? Then its vCPU is on
     /// its way to the lock, and one reset will do for both.
-    fn serve(&mut self, index: usize, chunk: u32) -> bool {
-        if chunk > self.room() {
-            return false;
-        }
-        let Some(other) = self.backend.rings_mut().get_mut(index) else {
-            return false;
-        };
-        other.is_served = other.is_at_least(other.size().soft_limit());
-        other.is_served
+    fn can_serve(&self, index: usize, chunk: u32) -> bool {
+        let is_full = |ring: &Ring<B::Memory>| ring.is_at_least(ring.size().soft_limit());
+        chunk <= self.room() && self.backend.rings().get(index).is_some_and(is_full)
     }
 
     /// Takes at most `limit` entries of one ring, outside of the reaper's passes. Settles where the batch
