@@ -112,3 +112,13 @@ fn an_overrun_among_many_busy_vcpus_is_reported_for_the_vcpu_that_did_it() {
         assert!((20_000..40_000).contains(&at_us), "{at_us}");
     }
 }
+
+#[test]
+fn a_hundred_vcpus_that_storm_on_share_their_resets() {
+    let report = run(SimConfig {
+        policy: Some(Policy::fixed(1_000_000).unwrap()),
+        duration_us: 100_000,
+        ..config(100, "storm")
+    });
+    assert!(report.resets * 3 <= report.ring_fulls, "{report:?}");
+}

@@ -17,7 +17,9 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 
 use dirty_ring_core::collector::Collector;
-use dirty_ring_core::controller::{Controller, Deadline, Decision, Measurement, StateError};
+use dirty_ring_core::controller::{
+    Controller, Deadline, DeadlineConfig, Decision, Measurement, StateError,
+};
 use dirty_ring_core::doorbell::Wakes;
 use dirty_ring_core::entry::EntryMemory;
 use dirty_ring_core::handoff::Handoff;
@@ -204,6 +206,26 @@ impl Park for Sleepless {
         Parked::TimedOut
     }
     fn unpark(&self) {}
+}
+
+/// The longest latency, in microseconds, that can be assured for rings of `size` at `rate_per_s`, if
+/// any can.
+pub fn longest_latency_us(rate_per_s: u64, size: RingSize) -> Option<u64> {
+    let accepted = |us: u64| {
+        DeadlineConfig::STANDARD
+            .assured(rate_per_s, us, size)
+            .is_ok()
+    };
+    let (mut good, mut bad) = (0, 1 << 40);
+    while bad - good > 1 {
+        let middle = u64::midpoint(good, bad);
+        *(if accepted(middle) {
+            &mut good
+        } else {
+            &mut bad
+        }) = middle;
+    }
+    accepted(good).then_some(good)
 }
 
 /// What a VM is made of.

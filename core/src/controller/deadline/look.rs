@@ -1,8 +1,8 @@
 //! The look at one ring: is it to be reaped now, and how long can it be left?
 
 use super::{
-    Deadline, FAR_FROM_FULL_PARTS, FRESHNESS_PARTS, RATE_FADE_PARTS, SLACK_PARTS, TRUST_PARTS,
-    US_PER_S, USEFUL_PARTS, fade, time_for,
+    Deadline, FAR_FROM_FULL_PARTS, FORGIVEN_AFTER_US, FRESHNESS_PARTS, MOST_DISAPPOINTMENTS,
+    RATE_FADE_PARTS, SLACK_PARTS, TRUST_PARTS, US_PER_S, USEFUL_PARTS, fade, time_for,
 };
 use crate::controller::Reasons;
 use crate::doorbell::Wakes;
@@ -43,12 +43,15 @@ impl Deadline {
         // Where the last look knew only an upper bound, this is a lower bound of the growth, or
         // less than nothing. It may be more than the ring: its vCPU has made room meanwhile.
         let growth = published.wrapping_sub(outlook.seen_published);
-        if near && growth.cast_signed() > 0 {
+        if near && growth.cast_signed() >= 0 {
             self.measure(growth, elapsed_us);
             outlook.grew(growth, occupancy, elapsed_us);
         }
         outlook.seen_us = now_us;
         outlook.seen_published = published;
+        if now_us.saturating_sub(outlook.calm_since_us) > FORGIVEN_AFTER_US {
+            outlook.disappointments = 0;
+        }
 
         let ring_fulls = ring.stats().ring_fulls;
         let was_full = ring_fulls != outlook.ring_fulls;
@@ -87,7 +90,10 @@ impl Deadline {
     }
 
     fn learn_from_ring_full(&mut self, outlook: &mut Outlook, now_us: u64) {
-        if !outlook.is_trusted && self.config.assured.is_none() {
+        if outlook.is_trusted {
+            let known = outlook.disappointments.saturating_add(1);
+            outlook.disappointments = known.min(MOST_DISAPPOINTMENTS);
+        } else if self.config.assured.is_none() {
             // It wasn't left longer than the highest rate allowed, so that rate is too low (or
             // this wake was late, which the reaction learns).
             let highest = self.highest_rate_per_s();
@@ -113,7 +119,8 @@ impl Deadline {
         }
         let wanted = self.survey.wakes.intersects(Wakes::KICK | Wakes::STOP);
         let freshness_us = self.config.freshness_us;
-        let soon_us = freshness_us.saturating_sub(freshness_us / FRESHNESS_PARTS);
+        // A wake that is planned from here on may be late as well.
+        let soon_us = self.in_time(freshness_us.saturating_sub(freshness_us / FRESHNESS_PARTS));
         let due = wanted || self.is_older(outlook, soon_us);
         (due && ring.is_at_least(1)).then_some(Cause::Freshness)
     }
@@ -135,7 +142,8 @@ impl Deadline {
         let headroom = self.soft_limit.saturating_sub(occupancy.max(outlook.level));
         let lasts_us = time_for(headroom, outlook.rate_per_s.saturating_mul(2));
         let calm_us = self.survey.now_us.saturating_sub(outlook.calm_since_us);
-        let mut trusted_us = (calm_us / TRUST_PARTS).min(self.in_time(lasts_us));
+        let trust_us = (calm_us / TRUST_PARTS) >> outlook.disappointments;
+        let mut trusted_us = trust_us.min(self.in_time(lasts_us));
         if self.fits(ring, occupancy) {
             trusted_us = trusted_us.max(self.full_us() / USEFUL_PARTS);
         }

@@ -55,6 +55,13 @@ const USEFUL_PARTS: u64 = 4;
 /// A ring that behaved for some time is trusted to behave for this share of it.
 const TRUST_PARTS: u64 = 32;
 
+/// A ring that was full while it was trusted is trusted half as long the next time, and so on for
+/// so many times: a guest that works in bursts is known for it after the first few.
+const MOST_DISAPPOINTMENTS: u8 = 3;
+
+/// After so long a calm, bursts are no more expected than from any other guest.
+const FORGIVEN_AFTER_US: u64 = 10 * US_PER_S;
+
 /// With each look the rate at which a ring grew lately fades by so many parts.
 const RATE_FADE_PARTS: u64 = 4;
 
@@ -102,7 +109,7 @@ fn time_for(entries: u32, rate_per_s: u64) -> u64 {
 /// # The promise
 ///
 /// *If no ring fills faster than `r_max` and no pass is over later than `latency` after its
-/// planned wake, no ring is ever full.*
+/// planned wake (or the kick that came before it), no ring is ever full.*
 ///
 /// With [`DeadlineConfig::assured`] both bounds are given, and the promise holds from the first
 /// page on. Without, they are learned:
@@ -115,7 +122,8 @@ fn time_for(entries: u32, rate_per_s: u64) -> u64 {
 /// * A ring that hasn't grown faster than lately for some time is *trusted* to go on like that for
 ///   1/32 of that time, even if its headroom wouldn't last at `r_max`: a guest that sleeps, or
 ///   goes round in a working set that the ring holds already, isn't looked at hundreds of times a
-///   second. Its first burst may find the ring full once, and ends the trust.
+///   second. Its first burst may find the ring full once, and ends the trust; the next calm earns
+///   half as much of it, until there has been no burst for ten seconds.
 /// * A ring in which the same pages come round and fit isn't reaped for being nearly full: that
 ///   would buy faults, not headroom. If it is full all the same, it takes twice as long to be
 ///   believed the next time.
