@@ -25,7 +25,7 @@
 //! let reaper = ReaperBuilder::new(&vm, size, BitmapSink::new(memory))?
 //!     .slot(MemorySlot::new(0, GuestAddress(0), 1 << 18))?
 //!     .vcpu(&vcpu)?
-//!     .start(Policy::ladder(size))?;
+//!     .start(Policy::deadline(size))?;
 //! let ring = reaper.vcpu(0)?;
 //! std::thread::spawn(move || loop {
 //!     match vcpu.run().expect("KVM_RUN") {

@@ -30,6 +30,8 @@ pub(crate) struct Outlook {
     pub(crate) rate_per_s: u64,
     /// Since when that rate hasn't been surprised.
     pub(crate) calm_since_us: u64,
+    /// It hasn't grown for so long, going by the last look alone.
+    pub(crate) still_us: u64,
     /// It was left longer than its headroom would have lasted at the highest rate.
     pub(crate) is_trusted: bool,
     /// How often that trust was disappointed lately: it is halved as often.
@@ -46,6 +48,7 @@ impl Outlook {
             level: 0,
             rate_per_s: 0,
             calm_since_us: now_us,
+            still_us: 0,
             is_trusted: false,
             disappointments: 0,
         }

@@ -98,8 +98,8 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         chunk <= self.room() && self.backend.rings().get(index).is_some_and(is_full)
     }
 
-    /// Takes at most `limit` entries of one ring, outside of the reaper's passes. Settles where the batch
-    /// is full on the way, and not at the end. Returns the entries harvested.
+    /// Takes at most `limit` entries of one ring, outside of the reaper's passes. Settles where the
+    /// batch is full on the way, and not at the end. Returns the entries harvested.
     pub(super) fn take_outside_pass(
         &mut self,
         ring: usize,

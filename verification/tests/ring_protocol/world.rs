@@ -55,10 +55,10 @@ pub(crate) struct World<const BATCH: usize> {
     pass: PassTally,
     by_reaper: u64,
     by_ring_full: u64,
-    /// Fruitless ring-full exits in a row, at least and at most.
-    fruitless: Vec<(u32, u32)>,
-    /// Another vCPU's ring-full made room in the ring; `None` where that can't be told.
-    served: Vec<Option<bool>>,
+    /// Fruitless ring-full exits in a row.
+    fruitless: Vec<u32>,
+    /// Another vCPU's ring-full made room in the ring, and nobody has harvested it since.
+    served: Vec<bool>,
     /// The rings that the present pass takes entries from.
     wanted: Vec<bool>,
     now_us: u64,
@@ -79,8 +79,8 @@ impl<const BATCH: usize> World<BATCH> {
             pass: PassTally::default(),
             by_reaper: 0,
             by_ring_full: 0,
-            fruitless: vec![(0, 0); rings],
-            served: vec![Some(false); rings],
+            fruitless: vec![0; rings],
+            served: vec![false; rings],
             wanted: vec![true; rings],
             now_us: 0,
         }
@@ -98,9 +98,10 @@ impl<const BATCH: usize> World<BATCH> {
             .zip(before)
             .map(|(now, then)| now - then)
             .collect();
-        for (fruitless, &taken) in self.fruitless.iter_mut().zip(&taken) {
+        for (ring, &taken) in taken.iter().enumerate() {
             if taken != 0 {
-                *fruitless = (0, 0);
+                self.fruitless[ring] = 0;
+                self.served[ring] = false;
             }
         }
         taken
@@ -109,6 +110,12 @@ impl<const BATCH: usize> World<BATCH> {
     fn refused(&self) -> u64 {
         let outcome = self.outcome.borrow();
         outcome.rejected.iter().map(|ring| ring.len() as u64).sum()
+    }
+
+    /// Pages in the batch.
+    fn unpublished(&self) -> u64 {
+        let published: usize = self.outcome.borrow().published.iter().map(Vec::len).sum();
+        self.taken().iter().sum::<u64>() - self.refused() - published as u64
     }
 
     fn deficit(&self) -> u64 {
@@ -132,7 +139,6 @@ impl<const BATCH: usize> World<BATCH> {
     /// Keeps the pass's books, as the reaper's harvests and [`Collector::drain`] have to.
     fn note_pass(&mut self, begin: bool, before: &[u64]) {
         if begin {
-            self.served.fill(Some(false));
             self.in_pass = std::mem::replace(&mut self.at_ring_full, vec![0; before.len()]);
             self.pass = PassTally {
                 harvested: 0,
@@ -193,6 +199,9 @@ impl<const BATCH: usize> World<BATCH> {
         let before = self.taken();
         let waiting: Vec<_> = self.kernel.iter().map(|ring| ring.occupancy()).collect();
         let deficit = self.deficit();
+        let own_deficit = self.kernel[ring].taken() - self.kernel[ring].resets();
+        let unpublished = self.unpublished();
+        let served = std::mem::replace(&mut self.served[ring], false);
         let result = self.collector.ring_full(ring, mode, self.now_us);
         let taken = self.taken_since(&before);
         let total: u64 = taken.iter().sum();
@@ -200,29 +209,15 @@ impl<const BATCH: usize> World<BATCH> {
         for (sum, taken) in self.at_ring_full.iter_mut().zip(&taken) {
             *sum += taken;
         }
-        let served = self.served[ring].replace(false);
-        if deficit == 0
-            && served != Some(false)
-            && total == 0
-            && let Ok(report) = result
-        {
+        if served && deficit == 0 && unpublished == 0 {
+            assert_eq!(total, 0, "it was served already");
+            let report = result.expect("who was served has nothing to do");
             assert!(report.settled && report.harvested == 0);
-            if served.is_none() && waiting[ring] == 0 {
-                // Either way it takes nothing, but only one counts as fruitless.
-                self.fruitless[ring].1 += 1;
-            }
             return;
         }
-        assert!(
-            served != Some(true) || deficit != 0,
-            "it was served already"
-        );
-        if deficit == 0 && taken[ring] == 0 {
-            let (at_least, at_most) = &mut self.fruitless[ring];
-            *at_least += 1;
-            *at_most += 1;
-            if *at_least >= OVERRUN_EXITS || result.is_err() {
-                assert!(*at_most >= OVERRUN_EXITS, "no overrun yet");
+        if own_deficit == 0 && taken[ring] == 0 {
+            self.fruitless[ring] += 1;
+            if self.fruitless[ring] >= OVERRUN_EXITS {
                 assert_eq!(result, Err(CollectError::Overrun { ring }));
                 return;
             }
@@ -241,9 +236,7 @@ impl<const BATCH: usize> World<BATCH> {
             };
             if matches!(mode, RingFullMode::Chunk(_)) && !own {
                 if taken != 0 {
-                    self.served[index] = Some(true);
-                } else if self.served[index] != Some(false) {
-                    self.served[index] = None;
+                    self.served[index] = true;
                 }
                 assert!(taken == 0 || taken == most, "half a chunk");
             } else if report.settled {
@@ -292,7 +285,12 @@ impl<const BATCH: usize> World<BATCH> {
             Op::Drain => {
                 let before = self.taken();
                 let settled = self.collector.drain(self.now_us).unwrap();
-                self.note_pass(true, &before);
+                // No pass: the reaper's next one counts it as taken meanwhile.
+                let taken = self.taken_since(&before);
+                for (sum, taken) in self.at_ring_full.iter_mut().zip(taken) {
+                    *sum += taken;
+                    self.by_reaper += taken;
+                }
                 assert_eq!(settled, self.deficit() == 0);
             }
         }

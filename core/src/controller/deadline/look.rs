@@ -1,8 +1,9 @@
 //! The look at one ring: is it to be reaped now, and how long can it be left?
 
 use super::{
-    Deadline, FAR_FROM_FULL_PARTS, FORGIVEN_AFTER_US, FRESHNESS_PARTS, MOST_DISAPPOINTMENTS,
-    RATE_FADE_PARTS, SLACK_PARTS, TRUST_PARTS, US_PER_S, USEFUL_PARTS, fade, time_for,
+    ALONG_PARTS, Deadline, FAR_FROM_FULL_PARTS, FORGIVEN_AFTER_US, FRESHNESS_PARTS,
+    MOST_DISAPPOINTMENTS, RATE_FADE_PARTS, SLACK_PARTS, TRUST_PARTS, US_PER_S, USEFUL_PARTS, fade,
+    time_for,
 };
 use crate::controller::Reasons;
 use crate::doorbell::Wakes;
@@ -43,6 +44,7 @@ impl Deadline {
         // Where the last look knew only an upper bound, this is a lower bound of the growth, or
         // less than nothing. It may be more than the ring: its vCPU has made room meanwhile.
         let growth = published.wrapping_sub(outlook.seen_published);
+        outlook.still_us = if near && growth == 0 { elapsed_us } else { 0 };
         if near && growth.cast_signed() >= 0 {
             self.measure(growth, elapsed_us);
             outlook.grew(growth, occupancy, elapsed_us);
@@ -114,7 +116,11 @@ impl Deadline {
         if was_full {
             return Some(Cause::RingFull);
         }
-        if left.us < self.full_us() / USEFUL_PARTS {
+        let enough_us = match self.goes_along(ring, outlook) {
+            true => self.full_us() / ALONG_PARTS,
+            false => self.full_us() / USEFUL_PARTS,
+        };
+        if left.us < enough_us {
             return Some(Cause::Headroom);
         }
         let wanted = self.survey.wakes.intersects(Wakes::KICK | Wakes::STOP);
@@ -144,13 +150,27 @@ impl Deadline {
         let calm_us = self.survey.now_us.saturating_sub(outlook.calm_since_us);
         let trust_us = (calm_us / TRUST_PARTS) >> outlook.disappointments;
         let mut trusted_us = trust_us.min(self.in_time(lasts_us));
+        // A ring that stands still isn't reaped because the last wake was late: it is looked at
+        // again after as long as it has stood still.
+        let useful_us = self.full_us() / USEFUL_PARTS;
+        trusted_us = trusted_us.max(outlook.still_us.min(useful_us));
         if self.fits(ring, occupancy) {
-            trusted_us = trusted_us.max(self.full_us() / USEFUL_PARTS);
+            trusted_us = trusted_us.max(useful_us);
         }
         Left {
             us: certain_us.max(trusted_us),
             on_trust: trusted_us > certain_us,
         }
+    }
+
+    /// Is the ring one of several that fill about as fast as can be? Then it is reaped along with
+    /// the first of them: its pages fault again whenever that is, and a pass for each ring would
+    /// cost every vCPU a flush of its TLB for each.
+    fn goes_along<M: EntryMemory>(&self, ring: &Ring<M>, outlook: &Outlook) -> bool {
+        self.rings > 1
+            && outlook.still_us == 0
+            && outlook.rate_per_s.saturating_mul(2) >= self.highest_rate_per_s()
+            && ring.recurrence.fitting_set().is_none()
     }
 
     /// Is it known that the ring's working set has room in it?

@@ -52,6 +52,9 @@ const FAR_FROM_FULL_PARTS: u32 = 4;
 /// headroom doesn't last until then is reaped now.
 const USEFUL_PARTS: u64 = 4;
 
+/// The same where several rings fill at once: those that are half full are reaped with the first.
+const ALONG_PARTS: u64 = 2;
+
 /// A ring that behaved for some time is trusted to behave for this share of it.
 const TRUST_PARTS: u64 = 32;
 
@@ -135,6 +138,8 @@ pub struct Deadline {
     config: DeadlineConfig,
     soft_limit: u32,
     state: DeadlineState,
+    /// Rings that there were to look at in the last pass.
+    rings: u32,
     survey: Survey,
 }
 
@@ -156,8 +161,8 @@ pub struct DeadlineState {
 struct Survey {
     now_us: u64,
     wakes: Wakes,
-    /// Rings were looked at.
-    looked: bool,
+    /// Rings that were looked at.
+    rings: u32,
     /// When the first of them may be full.
     due_us: u64,
     reasons: Reasons,
@@ -174,10 +179,11 @@ impl Deadline {
                 assumed_per_s: ASSUMED_PER_S,
                 reaction_us: ASSUMED_REACTION_US,
             },
+            rings: 0,
             survey: Survey {
                 now_us: 0,
                 wakes: Wakes::empty(),
-                looked: false,
+                rings: 0,
                 due_us: 0,
                 reasons: Reasons::empty(),
             },
@@ -267,7 +273,7 @@ impl Controller for Deadline {
         self.survey = Survey {
             now_us,
             wakes,
-            looked: false,
+            rings: 0,
             due_us: now_us.saturating_add(self.config.freshness_us),
             reasons: Reasons::empty(),
         };
@@ -278,7 +284,7 @@ impl Controller for Deadline {
     }
 
     fn wants<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> bool {
-        self.survey.looked = true;
+        self.survey.rings = self.survey.rings.saturating_add(1);
         let (cause, left_us) = self.look(ring);
         if let Some(cause) = cause {
             self.survey.reasons |= match cause {
@@ -295,7 +301,7 @@ impl Controller for Deadline {
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision {
         let reaction_us = measurement.late_us.saturating_add(measurement.took_us);
         self.state.reaction_us = fade(self.state.reaction_us, REACTION_FADE_PARTS).max(reaction_us);
-        if !self.survey.looked {
+        if self.survey.rings == 0 {
             self.survey.due_us = self.due_by_measurement(measurement);
         }
         self.survey
@@ -309,6 +315,7 @@ impl Controller for Deadline {
         };
         let wait_us = wait_us.min(self.config.freshness_us).max(shortest_us);
         let survey = core::mem::take(&mut self.survey);
+        self.rings = survey.rings;
         self.decision(wait_us, survey.reasons)
     }
 
