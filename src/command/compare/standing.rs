@@ -94,7 +94,7 @@ impl Standing {
 }
 
 /// Best first: by guest speed, where a difference counts; then by ring-fulls; then by the reaper's
-/// CPU.
+/// CPU, in whole per cent of one. Where nothing counts, as they were asked for.
 pub(super) fn rank(standings: &mut [Standing], equal: f64) {
     let speeds = standings.iter().map(|one| one.writes_per_s);
     let best = speeds.fold(0.0, f64::max);
@@ -103,12 +103,12 @@ pub(super) fn rank(standings: &mut [Standing], equal: f64) {
         true => ((1.0 - one.writes_per_s / best) / equal).floor(),
         false => 0.0,
     };
-    let cpu_s = |one: &Standing| one.cpu_s.unwrap_or(0.0);
+    let cpu = |one: &Standing| (one.share_of_time(one.cpu_s.unwrap_or(0.0)) * 100.0).floor();
     standings.sort_by(|one, other| {
         steps(one)
             .total_cmp(&steps(other))
             .then(one.ring_fulls.total_cmp(&other.ring_fulls))
-            .then(cpu_s(one).total_cmp(&cpu_s(other)))
+            .then(cpu(one).total_cmp(&cpu(other)))
     });
 }
 
