@@ -11,7 +11,7 @@ pub struct PassTally {
     pub fullest: u32,
 }
 
-/// The answer to [`Collector::harvest`].
+/// The answer to [`Collector::harvest`](super::Collector::harvest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Harvested {

@@ -5,7 +5,7 @@ use core::fmt;
 use super::{SHORTEST_ASSURED_WAIT_US, US_PER_S, USEFUL_PARTS, pages_in};
 use crate::size::RingSize;
 
-/// What [`Deadline`] is to keep to.
+/// What [`Deadline`](super::Deadline) is to keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadlineConfig {
     pub(super) freshness_us: u64,
