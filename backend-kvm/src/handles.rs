@@ -142,7 +142,8 @@ impl<C: Controller> ReaperHandle<C> {
         let now_us = self.shared.clock.now_us();
         self.shared.handoff.with(|collector| {
             while !collector.drain(now_us).map_err(Error::from)? {
-                // Only a signal on this thread cuts a reset short; `drain` fails if it persists.
+                // Signals are blocked, so something rare cut the reset short (the freezer, io_uring's
+                // task work); `drain` fails if it persists.
             }
             change(&mut MemoryUpdate {
                 rings: collector.backend_mut(),

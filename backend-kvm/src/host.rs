@@ -159,6 +159,7 @@ impl Park for StdPark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::Signal;
 
     #[test]
     fn an_unpark_before_the_park_is_not_lost() {
@@ -184,5 +185,15 @@ mod tests {
         }));
         assert!(result.is_err());
         assert_eq!(guarded.with(|value| *value), 1);
+    }
+
+    #[test]
+    fn every_signal_is_blocked_during_the_work_and_none_more_after_it() {
+        let before = SigSet::thread_get_mask().unwrap();
+        let during = without_signals(|| SigSet::thread_get_mask().unwrap());
+        for signal in [Signal::SIGALRM, Signal::SIGUSR1, Signal::SIGTERM] {
+            assert!(during.contains(signal) && !before.contains(signal));
+        }
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
     }
 }

@@ -143,7 +143,7 @@ impl ReaperBuilder {
     }
 
     /// The rings without a thread, for a VMM that harvests, resets and publishes in a loop of its
-    /// own. Resets are cut short by signals that are pending on the thread that asks for them.
+    /// own. Signals are blocked during each reset.
     pub fn into_collector(self) -> Collector<KvmRings> {
         Collector::new(self.rings)
     }

@@ -5,7 +5,8 @@
 pub struct PassTally {
     /// Entries that the reaper harvested in this pass, all rings.
     pub harvested: u64,
-    /// Entries that the ring-full path took since the last pass, all rings.
+    /// Entries taken outside of the reaper's passes since the last one (by the ring-full path, or
+    /// a drain before slots change), all rings.
     pub ring_full_harvested: u64,
     /// The largest share of one ring in the two figures above, in entries.
     pub fullest: u32,
@@ -27,7 +28,7 @@ pub struct Harvested {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Entries harvested by the reaper.
+    /// Entries harvested by the reaper, or by a drain.
     pub reaper_harvested: u64,
     /// Entries harvested by vCPUs on ring-full.
     pub ring_full_harvested: u64,
