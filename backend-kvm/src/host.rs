@@ -1,5 +1,6 @@
 //! What the backend wants of its host: the clock, the page size, signals, the lock and the bed.
 
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,17 +37,24 @@ pub(crate) fn page_bytes() -> u32 {
         .unwrap_or(4096)
 }
 
-/// Does this host's CPU log dirty pages itself (Intel's page-modification logging), so that KVM
-/// keeps 512 more entries of each ring free? (arch/x86/kvm/vmx/vmx.c, parameter `pml`.)
+/// Returns whether this host's CPU logs dirty pages itself (Intel's page-modification logging), so
+/// that KVM keeps 512 more entries of each ring free (arch/x86/kvm/vmx/vmx.c, parameter `pml`).
 pub(crate) fn logs_with_pml() -> bool {
-    match std::fs::read_to_string("/sys/module/kvm_intel/parameters/pml") {
-        Ok(value) => value.trim() == "Y",
-        // Not to be seen (a jail, as a rule): on Intel, rather a ring that counts as full too
-        // early than one that is full too early.
-        Err(_) => std::fs::read_to_string("/proc/cpuinfo")
-            .map_or(cfg!(target_arch = "x86_64"), |cpus| {
-                cpus.contains("GenuineIntel")
-            }),
+    logs_with_pml_under(Path::new("/sys/module"), Path::new("/proc/cpuinfo"))
+}
+
+fn logs_with_pml_under(modules: &Path, cpuinfo: &Path) -> bool {
+    // The parameter is there whether kvm_intel is a module or built in. Other flavours of KVM on an
+    // Intel CPU (kvm_pvm, or a guest without VMX) have no such log.
+    if modules.join("kvm").is_dir() {
+        let pml = std::fs::read_to_string(modules.join("kvm_intel/parameters/pml"));
+        return pml.is_ok_and(|value| value.trim() == "Y");
+    }
+    // Sysfs is hidden, as in a jail. Assuming a log that isn't there wastes 512 entries; missing one
+    // that is there would plan with entries that KVM keeps free.
+    match std::fs::read_to_string(cpuinfo) {
+        Ok(cpus) => cpus.split_ascii_whitespace().any(|flag| flag == "vmx"),
+        Err(_) => cfg!(target_arch = "x86_64"),
     }
 }
 
@@ -160,6 +168,28 @@ impl Park for StdPark {
 mod tests {
     use super::*;
     use nix::sys::signal::Signal;
+
+    #[test]
+    fn pml_is_what_kvm_intel_says_and_assumed_only_where_sysfs_is_hidden() {
+        let root = std::env::temp_dir().join(format!("dirty-ring-pml-{}", std::process::id()));
+        let (modules, cpuinfo) = (root.join("module"), root.join("cpuinfo"));
+        let write = |path: &Path, text: &str| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let logs = || logs_with_pml_under(&modules, &cpuinfo);
+        write(&cpuinfo, "vendor_id : GenuineIntel\nflags : fpu nx\n");
+        assert!(!logs(), "no VMX, no log");
+        write(&cpuinfo, "vendor_id : GenuineIntel\nflags : fpu vmx nx\n");
+        assert!(logs(), "sysfs is hidden");
+        write(&modules.join("kvm/parameters/halt_poll_ns"), "200000\n");
+        assert!(!logs(), "KVM without kvm_intel");
+        write(&modules.join("kvm_intel/parameters/pml"), "N\n");
+        assert!(!logs());
+        write(&modules.join("kvm_intel/parameters/pml"), "Y\n");
+        assert!(logs());
+        std::fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn an_unpark_before_the_park_is_not_lost() {
