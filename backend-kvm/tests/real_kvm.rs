@@ -347,11 +347,15 @@ fn a_second_reaper_goes_on_where_the_first_left_the_rings() {
         let kicker = vcpu.kicker().clone();
         std::thread::scope(|scope| {
             scope.spawn(|| while vcpu.run().unwrap() != GuestExit::Interrupted {});
-            std::thread::sleep(Duration::from_millis(20));
+            // A page's word is the count of its last write: once round, and they are all later.
+            let last = pages(&guest, 0, 1000).last().unwrap();
+            let give_up = Instant::now() + Duration::from_secs(60);
+            while guest.ram().read_obj::<u64>(last).unwrap() <= before + 1000 {
+                assert!(Instant::now() < give_up, "the guest didn't get round");
+                std::thread::sleep(Duration::from_millis(1));
+            }
             kicker.kick().unwrap();
         });
-        let after = vcpus[0].page_writes().unwrap();
-        assert!(after > before + 1000, "the guest didn't get round");
         let stopped = reaper.stop().unwrap();
         assert!(stopped.stats.totals.published >= 1000, "round {round}");
         position = stopped.positions[0];
