@@ -1,27 +1,39 @@
 //! What the embedder holds: the reaper, and each vCPU's side of it.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use dirty_ring_core::collector::{Backend, RingFullReport};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::RingFullReport;
 use dirty_ring_core::controller::{Controller, Policy};
 use dirty_ring_core::entry::SlotId;
-use dirty_ring_core::reaper::{Reaper, ReaperState, Step};
-use dirty_ring_core::ring::RingPosition;
+use dirty_ring_core::planner::{PassRecord, PlannerState};
+use dirty_ring_core::reaper::Reaper;
+use dirty_ring_core::ring::RingState;
 use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 use crate::host::lock;
 use crate::mapping::MappedRing;
-use crate::reaper::Shared;
 use crate::rings::{KvmRings, MemorySlot};
-use crate::stats::{ReaperStats, VcpuStats};
+use crate::session::Session;
+use crate::stats::ReaperStats;
 
-/// A running reaper. Dropping it stops it as [`stop`](Self::stop) does, errors unheard.
+/// A running reaper. Dropping it stops it as [`stop`](Self::stop) does; an error goes unreported.
 pub struct ReaperHandle<C: Controller = Policy> {
-    shared: Arc<Shared>,
+    session: Arc<Session>,
+    planner: Arc<Mutex<PlannerState<C::State>>>,
     thread: Option<JoinHandle<Reaper<C>>>,
+}
+
+/// What has to be saved of a reaper to go on with its rings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReaperState<S> {
+    /// The planner's state, for [`ReaperBuilder::resume`](crate::ReaperBuilder::resume).
+    pub planner: PlannerState<S>,
+    /// Each vCPU's ring, for [`ReaperBuilder::vcpu_at`](crate::ReaperBuilder::vcpu_at).
+    pub rings: Vec<RingState>,
 }
 
 /// What a reaper leaves behind.
@@ -31,11 +43,8 @@ pub struct Stopped<S> {
     pub stats: ReaperStats,
     /// Its state, to resume from.
     pub state: ReaperState<S>,
-    /// How far each vCPU's ring was harvested: another reaper of the same vCPUs goes on from there,
-    /// see [`ReaperBuilder::vcpu_at`](crate::ReaperBuilder::vcpu_at).
-    pub positions: Vec<RingPosition>,
-    /// Its last decisions, oldest first.
-    pub history: Vec<Step>,
+    /// Its last passes, oldest first.
+    pub history: Vec<PassRecord>,
 }
 
 /// A vCPU's side: call [`on_ring_full`](Self::on_ring_full) on its thread.
@@ -43,35 +52,40 @@ pub struct Stopped<S> {
 /// It keeps the VM's file descriptor, the rings and the sink alive: drop it with its vCPU.
 #[derive(Clone)]
 pub struct VcpuHandle {
-    shared: Arc<Shared>,
+    session: Arc<Session>,
     vcpu: usize,
 }
 
-/// A change of the VM's memory slots, while the rings are drained and nobody else reaps.
+/// A change of the VM's memory slots, while the rings are drained and nothing else reaps.
 #[derive(Debug)]
 pub struct MemoryUpdate<'r> {
     rings: &'r mut KvmRings,
 }
 
 impl<C: Controller> ReaperHandle<C> {
-    pub(crate) fn new(shared: Arc<Shared>, thread: JoinHandle<Reaper<C>>) -> Self {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        planner: Arc<Mutex<PlannerState<C::State>>>,
+        thread: JoinHandle<Reaper<C>>,
+    ) -> Self {
         Self {
-            shared,
+            session,
+            planner,
             thread: Some(thread),
         }
     }
 
-    /// The side of vCPU `vcpu`.
+    /// Returns the side of vCPU `vcpu`.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`].
     pub fn vcpu(&self, vcpu: usize) -> Result<VcpuHandle, Error> {
-        let vcpus = self.with_rings(|rings| rings.rings().len());
+        let vcpus = self.session.with_rings(|rings| rings.rings().len());
         if vcpu >= vcpus {
             return Err(Error::NoSuchVcpu { vcpu, vcpus });
         }
         Ok(VcpuHandle {
-            shared: Arc::clone(&self.shared),
+            session: Arc::clone(&self.session),
             vcpu,
         })
     }
@@ -81,51 +95,40 @@ impl<C: Controller> ReaperHandle<C> {
     /// # Errors
     /// [`Error::Map`].
     pub fn add_vcpu(&self, vcpu: &VcpuFd) -> Result<VcpuHandle, Error> {
-        let Shared { clock, size, .. } = *self.shared;
-        let vcpu = self.with_rings(|rings| {
+        let Session { clock, size, .. } = *self.session;
+        let vcpu = self.session.with_rings(|rings| {
             let ring = MappedRing::map(rings.rings().len(), vcpu, size)?;
-            Ok::<_, Error>(rings.add_ring(ring, RingPosition::START, clock.now_us()))
+            Ok::<_, Error>(rings.add_ring(ring, &RingState::default(), clock.now()))
         })?;
         self.vcpu(vcpu)
     }
 
-    /// Asks for a pass now.
+    /// Asks the reaper for a pass over all rings, and doesn't wait for it.
     pub fn kick(&self) {
-        self.shared.handoff.doorbell().kick();
+        self.session.collector.doorbell().kick();
     }
 
-    /// Returns when every page that was dirtied before the call is in the sink.
+    /// Publishes every page that was dirtied before the call, on the caller's thread: when it
+    /// returns, they are in the sink.
     ///
-    /// `kick_vcpus` has to make each vCPU leave guest mode at least once and return after that
-    /// (they may go back in at once): pages that sit in the CPU's own log (Intel PML) reach the
-    /// ring only then (api.rst 8.29). Where the host has no such log it may do nothing.
+    /// `kick_vcpus` has to make each vCPU leave guest mode at least once and return after that; the
+    /// vCPUs may go back in at once. It is needed on every host: pages in the CPU's own log (Intel
+    /// PML) reach the ring only then (api.rst 8.29), and elsewhere too a vCPU may have made a page
+    /// writable and not logged it yet. With all vCPUs out of guest mode it may do nothing.
     ///
     /// # Errors
-    /// [`Error::KickVcpus`] with the error of `kick_vcpus`; otherwise why the reaper has ended.
+    /// [`Error::KickVcpus`] with the error of `kick_vcpus`; why the reaper has ended;
+    /// [`Error::Collect`] where the rings can't be drained.
     pub fn flush<E>(&self, kick_vcpus: impl FnOnce() -> Result<(), E>) -> Result<(), Error>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         kick_vcpus().map_err(|error| Error::KickVcpus(error.into()))?;
-        let mut board = lock(&self.shared.board);
-        // A pass that has begun may have passed by a ring already, and one that takes not all of
-        // the rings may leave them alone; the kick's own pass does neither.
-        let wanted = board.full_passes_begun + 1;
-        self.kick();
-        while board.full_passes_done < wanted {
-            if let Some(failure) = board.failure {
-                return Err(failure.into());
-            }
-            if board.ended {
-                return Err(Error::Ended);
-            }
-            let changed = self.shared.board_changed.wait(board);
-            board = changed.unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(())
+        self.session.check_running()?;
+        Ok(self.session.collector.drain(|| self.session.clock.now())?)
     }
 
-    /// Drains the rings, then lets `change` change the VM's memory slots, and keeps everyone else
+    /// Drains the rings, then lets `change` change the VM's memory slots, and keeps every other caller
     /// out meanwhile: an entry must not outlive the slot that it names (api.rst 8.29).
     ///
     /// The vCPUs that write to a slot that goes away must not run. `change` calls
@@ -139,21 +142,33 @@ impl<C: Controller> ReaperHandle<C> {
         &self,
         change: impl FnOnce(&mut MemoryUpdate<'_>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let now_us = self.shared.clock.now_us();
-        self.shared.handoff.with(|collector| {
-            while !collector.drain(now_us).map_err(Error::from)? {
-                // Signals are blocked, so something rare cut the reset short (the freezer, io_uring's
-                // task work); `drain` fails if it persists.
-            }
+        let now = self.session.clock.now();
+        self.session.collector.with(|collector| {
+            // Signals are blocked, so only something rare cuts a reset short (the freezer, io_uring's
+            // task work); `drain` fails if it persists.
+            while !collector.drain(now).map_err(Error::from)? {}
             change(&mut MemoryUpdate {
                 rings: collector.backend_mut(),
             })
         })
     }
 
-    /// Figures so far.
+    /// Returns the figures so far.
     pub fn stats(&self) -> ReaperStats {
-        stats(&self.shared)
+        self.session.stats()
+    }
+
+    /// Returns the state as of the last pass, while the reaper runs on: for a snapshot of a VM whose
+    /// vCPUs stand still.
+    pub fn state(&self) -> ReaperState<C::State> {
+        let now = self.session.clock.now();
+        ReaperState {
+            planner: *lock(&self.planner),
+            rings: self.session.with_rings(|rings| {
+                let rings = rings.rings().iter();
+                rings.map(|ring| ring.state(now)).collect()
+            }),
+        }
     }
 
     /// Stops the reaper: it drains the rings once more, publishes, and ends. Stop the vCPUs first,
@@ -162,7 +177,7 @@ impl<C: Controller> ReaperHandle<C> {
     /// # Errors
     /// Why the reaper ended before, or failed to drain the rings.
     pub fn stop(mut self) -> Result<Stopped<C::State>, Error> {
-        self.shared.handoff.doorbell().stop();
+        self.session.collector.doorbell().stop();
         let thread = self.thread.take().ok_or(Error::Ended)?;
         let reaper = thread.join().map_err(|panic| {
             let text = panic
@@ -171,32 +186,22 @@ impl<C: Controller> ReaperHandle<C> {
                 .or_else(|| panic.downcast_ref::<&str>().copied());
             Error::Panicked(text.unwrap_or("no message").to_owned())
         })?;
-        if let Some(failure) = self.shared.board().failure {
+        if let Some(failure) = self.session.progress().failure {
             return Err(failure.into());
         }
         Ok(Stopped {
-            stats: stats(&self.shared),
-            state: reaper.state(),
-            positions: self.with_rings(|rings| {
-                let rings = rings.rings().iter();
-                rings.map(|ring| ring.position()).collect()
-            }),
-            history: reaper.history().copied().collect(),
+            stats: self.session.stats(),
+            state: self.state(),
+            history: reaper.planner().history().copied().collect(),
         })
-    }
-
-    fn with_rings<R>(&self, look: impl FnOnce(&mut KvmRings) -> R) -> R {
-        self.shared
-            .handoff
-            .with(|collector| look(collector.backend_mut()))
     }
 }
 
 impl<C: Controller> Drop for ReaperHandle<C> {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            self.shared.handoff.doorbell().stop();
-            // Its error had its chance in `stop`.
+            self.session.collector.doorbell().stop();
+            // `stop` would have returned its error.
             let _ = thread.join();
         }
     }
@@ -205,7 +210,7 @@ impl<C: Controller> Drop for ReaperHandle<C> {
 impl<C: Controller> fmt::Debug for ReaperHandle<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReaperHandle")
-            .field("board", &self.shared.board())
+            .field("progress", &self.session.progress())
             .finish_non_exhaustive()
     }
 }
@@ -217,16 +222,16 @@ impl VcpuHandle {
     /// [`Error::Collect`]: the ring has overrun (it names the vCPU), or KVM's reset fails. Stop
     /// the VM: its dirty log is incomplete from here on.
     pub fn on_ring_full(&self) -> Result<RingFullReport, Error> {
-        let Shared {
-            handoff,
+        let Session {
+            collector,
             clock,
             mode,
             ..
-        } = &*self.shared;
-        Ok(handoff.ring_full(self.vcpu, *mode, clock.now_us())?)
+        } = &*self.session;
+        Ok(collector.ring_full(self.vcpu, *mode, clock.now())?)
     }
 
-    /// The vCPU's index.
+    /// Returns the vCPU's index.
     pub const fn index(&self) -> usize {
         self.vcpu
     }
@@ -241,7 +246,7 @@ impl fmt::Debug for VcpuHandle {
 }
 
 impl MemoryUpdate<'_> {
-    /// A slot was created, with logging.
+    /// Registers a slot that was created, with logging.
     ///
     /// # Errors
     /// [`Error::Slot`], [`Error::Sink`].
@@ -249,31 +254,8 @@ impl MemoryUpdate<'_> {
         self.rings.add_slot(slot)
     }
 
-    /// A slot was removed; returns whether it was known.
+    /// Forgets a slot that was removed; returns whether it was known.
     pub fn remove(&mut self, slot: SlotId) -> bool {
         self.rings.remove_slot(slot)
     }
-}
-
-fn stats(shared: &Shared) -> ReaperStats {
-    let board = shared.board();
-    shared.handoff.with(|collector| {
-        let vcpus = collector.backend().rings().iter().map(|ring| VcpuStats {
-            ring: ring.stats(),
-            occupancy: ring.occupancy(),
-            mean_rate_per_s: ring.meter().mean_per_s(),
-            max_rate_per_s: ring.meter().max_per_s(),
-        });
-        ReaperStats {
-            phase: board.phase,
-            iterations: board.last_step.map_or(0, |step| step.iteration),
-            has_ended: board.ended,
-            wakeups: board.wakeups,
-            cpu_us: board.cpu_us,
-            totals: collector.totals(),
-            outstanding: collector.outstanding(),
-            last_step: board.last_step,
-            vcpus: vcpus.collect(),
-        }
-    })
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{self, Duration};
 
 use dirty_ring_core::sync::{Lock, Park, Parked};
+use dirty_ring_core::time::{Instant, Micros};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::time::{ClockId, clock_gettime};
 
@@ -13,18 +14,18 @@ use crate::sys;
 /// A clock that starts at 0 with the reaper.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    start: Instant,
+    start: time::Instant,
 }
 
 impl Clock {
     pub(crate) fn start() -> Self {
         Self {
-            start: Instant::now(),
+            start: time::Instant::now(),
         }
     }
 
-    pub(crate) fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    pub(crate) fn now(&self) -> Instant {
+        Instant(0) + self.start.elapsed().into()
     }
 }
 
@@ -90,10 +91,10 @@ pub(crate) fn wake_precisely() {
     }
 }
 
-/// Microseconds of CPU that the calling thread has used.
-pub(crate) fn thread_cpu_us() -> Option<u64> {
-    let used = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?);
-    u64::try_from(used.as_micros()).ok()
+/// Returns the CPU time that the calling thread has used.
+pub(crate) fn thread_cpu() -> Option<Micros> {
+    let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
+    Some(Duration::from(used).into())
 }
 
 /// A mutex as core's [`Lock`].
@@ -139,17 +140,17 @@ impl StdPark {
 }
 
 impl Park for StdPark {
-    fn park_until(&self, deadline_us: u64) -> Parked {
+    fn park_until(&self, until: Instant) -> Parked {
         let mut token = lock(&self.token);
         loop {
             if std::mem::take(&mut *token) {
                 return Parked::Woken;
             }
-            let now_us = self.clock.now_us();
-            if now_us >= deadline_us {
+            let now = self.clock.now();
+            if now >= until {
                 return Parked::TimedOut;
             }
-            let left = Duration::from_micros(deadline_us - now_us);
+            let left = Duration::from(until - now);
             token = self
                 .bell
                 .wait_timeout(token, left)
@@ -195,16 +196,16 @@ mod tests {
     fn an_unpark_before_the_park_is_not_lost() {
         let park = StdPark::new(Clock::start());
         park.unpark();
-        assert_eq!(park.park_until(u64::MAX), Parked::Woken);
+        assert_eq!(park.park_until(Instant::MAX), Parked::Woken);
     }
 
     #[test]
     fn a_park_ends_at_its_deadline_and_not_before() {
         let clock = Clock::start();
         let park = StdPark::new(clock);
-        let deadline_us = clock.now_us() + 2_000;
-        assert_eq!(park.park_until(deadline_us), Parked::TimedOut);
-        assert!(clock.now_us() >= deadline_us);
+        let until = clock.now() + Micros(2_000);
+        assert_eq!(park.park_until(until), Parked::TimedOut);
+        assert!(clock.now() >= until);
     }
 
     #[test]

@@ -56,13 +56,14 @@ mod host;
 mod mapping;
 mod reaper;
 mod rings;
+mod session;
 mod sink;
 mod stats;
 mod support;
 mod sys;
 
 pub use error::Error;
-pub use handles::{MemoryUpdate, ReaperHandle, Stopped, VcpuHandle};
+pub use handles::{MemoryUpdate, ReaperHandle, ReaperState, Stopped, VcpuHandle};
 pub use mapping::MappedRing;
 pub use reaper::ReaperBuilder;
 pub use rings::{KvmRings, MAX_SLOTS, MemorySlot};

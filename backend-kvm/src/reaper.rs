@@ -1,63 +1,26 @@
-//! The reaper thread: it does what core's machine says.
+//! The reaper thread, and the builder that starts it.
 
 use std::fmt;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use dirty_ring_core::collector::{Backend, CollectError, Collector, RingFullMode};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
 use dirty_ring_core::controller::Controller;
-use dirty_ring_core::handoff::Handoff;
-use dirty_ring_core::reaper::{Events, Moment, NoEvents, Reaper, ReaperState, State, Step, drive};
-use dirty_ring_core::ring::RingPosition;
+use dirty_ring_core::planner::{Events, NoEvents, Planner, PlannerState};
+use dirty_ring_core::reaper::{Reaper, Turn};
+use dirty_ring_core::ring::{RingPosition, RingState};
 use dirty_ring_core::size::RingSize;
 use kvm_ioctls::{Error as KvmError, VcpuFd, VmFd};
 
 use crate::error::Error;
 use crate::handles::ReaperHandle;
-use crate::host::{self, Clock, StdLock, StdPark, lock};
+use crate::host::{self, Clock, lock};
 use crate::mapping::MappedRing;
 use crate::rings::{KvmRings, MemorySlot};
+use crate::session::{Progress, Session};
 use crate::sink::PageSink;
 use crate::sys;
-
-pub(crate) type KvmHandoff = Handoff<StdLock<Collector<KvmRings>>, AtomicU32, StdPark>;
-
-/// What the reaper thread, the vCPU threads and the owner share.
-pub(crate) struct Shared {
-    pub(crate) handoff: KvmHandoff,
-    pub(crate) clock: Clock,
-    pub(crate) size: RingSize,
-    pub(crate) mode: RingFullMode,
-    pub(crate) board: Mutex<Board>,
-    pub(crate) board_changed: Condvar,
-}
-
-/// How far the reaper thread is, for those who watch it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Board {
-    pub(crate) phase: State,
-    /// Passes that take every page of every ring.
-    pub(crate) full_passes_begun: u64,
-    pub(crate) full_passes_done: u64,
-    pub(crate) wakeups: u64,
-    pub(crate) cpu_us: Option<u64>,
-    pub(crate) last_step: Option<Step>,
-    /// The thread has ended, for this reason if it failed.
-    pub(crate) ended: bool,
-    pub(crate) failure: Option<CollectError<KvmError>>,
-}
-
-impl Shared {
-    pub(crate) fn board(&self) -> Board {
-        *lock(&self.board)
-    }
-
-    fn post(&self, change: impl FnOnce(&mut Board)) {
-        change(&mut lock(&self.board));
-        self.board_changed.notify_all();
-    }
-}
 
 /// Puts a reaper together: the VM's rings, its memory slots, a sink.
 pub struct ReaperBuilder {
@@ -79,7 +42,7 @@ impl fmt::Debug for ReaperBuilder {
 }
 
 impl ReaperBuilder {
-    /// A reaper for `vm`, whose rings were enabled with `size`; pages go to `sink`.
+    /// Creates a builder for `vm`, whose rings were enabled with `size`; pages go to `sink`.
     ///
     /// # Errors
     /// [`Error::Duplicate`].
@@ -112,26 +75,25 @@ impl ReaperBuilder {
         self.vcpu_at(vcpu, RingPosition::START)
     }
 
-    /// The same for a vCPU whose ring was reaped before, by a reaper that left it at `position`:
-    /// KVM's own indices go on from there, whoever reaps.
+    /// The same for a vCPU whose ring was reaped before: `state` is what was saved of it, or at least
+    /// the position where it was left. KVM's own indices go on from there.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn vcpu_at(mut self, vcpu: &VcpuFd, position: RingPosition) -> Result<Self, Error> {
+    pub fn vcpu_at(mut self, vcpu: &VcpuFd, state: impl Into<RingState>) -> Result<Self, Error> {
         let ring = MappedRing::map(self.rings.rings().len(), vcpu, self.size)?;
-        self.rings.add_ring(ring, position, self.clock.now_us());
+        self.rings.add_ring(ring, &state.into(), self.clock.now());
         Ok(self)
     }
 
-    /// What a vCPU does with its full ring; by default one chunk of it.
+    /// Sets what a vCPU does with its full ring; by default it takes one chunk of it.
     #[must_use]
     pub fn ring_full_mode(mut self, mode: RingFullMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Who hears of each decision, on the reaper's thread: it must not wait for the reaper (no
-    /// flush, no stop).
+    /// Sets what hears of each pass, on the reaper's thread. It must not call back into the reaper.
     #[must_use]
     pub fn events(self, events: impl Events + Send + 'static) -> Self {
         self.boxed_events(Box::new(events))
@@ -142,8 +104,8 @@ impl ReaperBuilder {
         self
     }
 
-    /// The rings without a thread, for a VMM that harvests, resets and publishes in a loop of its
-    /// own. Signals are blocked during each reset.
+    /// Returns the rings without a thread, for a VMM that reaps in a loop of its own. Signals are
+    /// blocked during each reset.
     pub fn into_collector(self) -> Collector<KvmRings> {
         Collector::new(self.rings)
     }
@@ -157,7 +119,7 @@ impl ReaperBuilder {
         C: Controller + Send + 'static,
         C::State: Send,
     {
-        self.spawn(Reaper::new(controller))
+        self.spawn(Planner::new(controller))
     }
 
     /// Starts the reaper thread and goes on from a saved state.
@@ -167,61 +129,47 @@ impl ReaperBuilder {
     pub fn resume<C>(
         self,
         controller: C,
-        state: &ReaperState<C::State>,
+        state: &PlannerState<C::State>,
     ) -> Result<ReaperHandle<C>, Error>
     where
         C: Controller + Send + 'static,
         C::State: Send,
     {
-        self.spawn(Reaper::from_state(controller, state, 0)?)
+        self.spawn(Planner::from_state(controller, state)?)
     }
 
-    fn spawn<C>(self, reaper: Reaper<C>) -> Result<ReaperHandle<C>, Error>
+    fn spawn<C>(self, planner: Planner<C>) -> Result<ReaperHandle<C>, Error>
     where
         C: Controller + Send + 'static,
         C::State: Send,
     {
-        let shared = Arc::new(Shared {
-            handoff: Handoff::new(
-                StdLock::new(Collector::new(self.rings)),
-                StdPark::new(self.clock),
-            ),
-            clock: self.clock,
-            size: self.size,
-            mode: self.mode,
-            board: Mutex::new(Board {
-                phase: State::None,
-                full_passes_begun: 0,
-                full_passes_done: 0,
-                wakeups: 0,
-                cpu_us: None,
-                last_step: None,
-                ended: false,
-                failure: None,
-            }),
-            board_changed: Condvar::new(),
-        });
+        let session = Session::new(self.rings, self.clock, self.size, self.mode);
+        session.update(|progress| progress.passes = planner.passes());
+        let session = Arc::new(session);
+        let state = Arc::new(Mutex::new(planner.state()));
         let (ready, is_ready) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("dirty-ring-reaper".into())
             .spawn({
-                let shared = Arc::clone(&shared);
+                let (session, state) = (Arc::clone(&session), Arc::clone(&state));
                 let mut events = self.events;
                 move || {
-                    let _ending = Ending(&shared);
+                    let _ending = Ending(&session);
                     host::wake_precisely();
                     let blocked = host::block_signals();
                     let is_blocked = blocked.is_ok();
                     let _ = ready.send(blocked);
-                    let mut reaper = reaper;
-                    if is_blocked && let Err(failure) = run(&shared, &mut reaper, &mut *events) {
-                        shared.post(|board| board.failure = Some(failure));
+                    let mut reaper = Reaper::new(planner);
+                    if is_blocked
+                        && let Err(failure) = run(&session, &mut reaper, &state, &mut *events)
+                    {
+                        session.update(|progress| progress.failure = Some(failure));
                     }
                     reaper
                 }
             })
             .map_err(Error::Spawn)?;
-        let handle = ReaperHandle::new(shared, thread);
+        let handle = ReaperHandle::new(session, state, thread);
         match is_ready.recv() {
             Ok(Ok(())) => Ok(handle),
             Ok(Err(error)) => Err(Error::Signals(error)),
@@ -230,44 +178,45 @@ impl ReaperBuilder {
     }
 }
 
-/// Says that the thread has ended, even if it panicked.
-struct Ending<'s>(&'s Shared);
+/// Notes that the thread has ended, even if it panicked.
+struct Ending<'s>(&'s Session);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.0.post(|board| {
-            board.ended = true;
-            board.phase = State::None;
+        self.0.update(|progress| {
+            progress.has_ended = true;
+            progress.phase = dirty_ring_core::planner::Phase::Idle;
         });
     }
 }
 
-/// The thread's whole life, with the board kept up to date.
+/// The thread's whole life, with its progress kept up to date.
 fn run<C: Controller>(
-    shared: &Shared,
+    session: &Session,
     reaper: &mut Reaper<C>,
+    state: &Mutex<PlannerState<C::State>>,
     events: &mut dyn Events,
 ) -> Result<(), CollectError<KvmError>> {
-    let Shared { handoff, clock, .. } = shared;
-    let watch = |moment, reaper: &Reaper<C>| match moment {
-        Moment::Waiting => shared.post(|board| board.phase = State::Wait),
-        Moment::Woken => shared.post(|board| board.wakeups += 1),
-        Moment::Harvesting { begin: true, all } => shared.post(|board| {
-            board.phase = State::Reaping;
-            board.full_passes_begun += u64::from(all);
-        }),
-        Moment::Harvesting { begin: false, .. } | Moment::Resetting => {}
-        Moment::Decided => {
-            let last_step = reaper.last_step().copied();
-            if let Some(step) = &last_step {
-                events.on_step(step);
+    let mut has_waited = false;
+    let watch = |reaper: &Reaper<C>, turn: Turn| {
+        let planner = reaper.planner();
+        let is_new = planner.passes() != session.progress().passes;
+        if is_new {
+            if let Some(pass) = planner.last_pass() {
+                events.on_pass(pass);
             }
-            shared.post(|board| {
-                board.full_passes_done = board.full_passes_begun;
-                board.last_step = last_step;
-                board.cpu_us = host::thread_cpu_us();
-            });
+            *lock(state) = planner.state();
         }
+        session.update(|progress: &mut Progress| {
+            progress.phase = planner.phase();
+            progress.wakeups += u64::from(has_waited);
+            if is_new {
+                progress.passes = planner.passes();
+                progress.last_pass = planner.last_pass().copied();
+                progress.cpu = host::thread_cpu();
+            }
+        });
+        has_waited = matches!(turn, Turn::Wait { .. });
     };
-    drive(reaper, handoff, || clock.now_us(), watch).map(|_| ())
+    reaper.run(&session.collector, || session.clock.now(), watch)
 }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-use dirty_ring_core::collector::Backend;
+use dirty_ring_core::backend::Backend;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
-use dirty_ring_core::ring::{Ring, RingPosition};
+use dirty_ring_core::ring::{Ring, RingState};
 use dirty_ring_core::slots::SlotTable;
+use dirty_ring_core::time::Instant;
 use kvm_ioctls::Error as KvmError;
 use vm_memory::GuestAddress;
 
@@ -70,13 +71,8 @@ impl KvmRings {
     }
 
     /// Adds the ring of the next vCPU; returns its index.
-    pub(crate) fn add_ring(
-        &mut self,
-        memory: MappedRing,
-        position: RingPosition,
-        now_us: u64,
-    ) -> usize {
-        self.rings.push(Ring::resuming(memory, position, now_us));
+    pub(crate) fn add_ring(&mut self, memory: MappedRing, state: &RingState, now: Instant) -> usize {
+        self.rings.push(Ring::from_state(memory, state, now));
         self.rings.len() - 1
     }
 
@@ -116,7 +112,7 @@ impl Backend for KvmRings {
     }
 
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
-        // The first of each ring is told; all are counted.
+        // The first of each ring is logged; all are counted.
         let is_first = self
             .rings
             .get(ring)

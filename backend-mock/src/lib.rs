@@ -1,7 +1,7 @@
 //! A simulated VM with dirty rings, in virtual time: everything about reaping, without KVM.
 //!
 //! The virtual CPUs write memory as a [`Workload`] says, a simulated KVM logs the pages in dirty
-//! rings, and the real reaper (the core crate's machine, handoff and collector, the very code that
+//! rings, and the real reaper (the core crate's planner, reaper and collector, the very code that
 //! drives KVM) reaps them. Only the clock, the lock and the sleep are simulated, so an hour of
 //! guest time takes seconds, the same seed gives the same run to the last bit, and bad weather
 //! ([`Faults`]) can be had on demand. At the end an exact oracle says whether a page was lost.
@@ -9,13 +9,14 @@
 //! ```
 //! use dirty_ring_core::controller::Policy;
 //! use dirty_ring_core::size::RingSize;
+//! use dirty_ring_core::time::Micros;
 //! use dirty_ring_mock::{Faults, SimConfig, simulate};
 //!
 //! let ring = RingSize::new(4096, 4096, 0)?;
 //! let report = simulate(SimConfig {
 //!     vcpus: 2,
 //!     workload: "storm".parse()?,
-//!     policy: Some(Policy::fixed(5_000)?),
+//!     policy: Some(Policy::fixed(Micros::from_millis(5))?),
 //!     duration_us: 500_000,
 //!     faults: Faults { interrupted_reset_permille: 100, ..Faults::NONE },
 //!     ..SimConfig::new(ring)
@@ -29,7 +30,7 @@
 //!
 //! * [`Simulation`] is the discrete-event simulation, [`SimConfig`] what it is given, [`SimReport`]
 //!   what it gives back.
-//! * [`Vm`] is the VM alone, a [`Backend`](dirty_ring_core::collector::Backend) that passes time
+//! * [`Vm`] is the VM alone, a [`Backend`](dirty_ring_core::backend::Backend) that passes time
 //!   when it works. Use it to test a reaper of your own: nothing in it knows this one.
 //! * [`CostModel`] says what everything costs, [`Faults`] what goes wrong.
 //!

@@ -1,6 +1,7 @@
 //! What a simulation gives back.
 
-use dirty_ring_core::collector::{Backend, Collector};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::Collector;
 
 use crate::stalls::Stalls;
 use crate::vm::Vm;
@@ -29,10 +30,10 @@ pub struct SimReport {
     pub short_resets: u64,
     /// Returns of the reaper from its wait.
     pub wakeups: u64,
-    /// Rings whose occupancy the reaper asked for.
+    /// Looks at a ring.
     pub peeks: u64,
     /// Passes of the reaper, one decision each.
-    pub steps: u64,
+    pub passes: u64,
     /// How long the reaper worked, in nanoseconds of virtual time; waits are not in it.
     pub reaper_busy_ns: u64,
     /// Entries that named no registered page; refused.
@@ -57,7 +58,7 @@ pub struct VcpuReport {
     pub ring_fulls: u64,
     /// Pages harvested from its ring, those refused not counted.
     pub pages_harvested: u64,
-    /// Most entries in its ring when somebody looked.
+    /// Most entries in its ring that a look found.
     pub peak_occupancy: u32,
 }
 
@@ -66,7 +67,7 @@ pub struct VcpuReport {
 pub(crate) struct Tally {
     pub(crate) stalls: Stalls,
     pub(crate) wakeups: u64,
-    pub(crate) steps: u64,
+    pub(crate) passes: u64,
     pub(crate) reaper_busy_ns: u64,
 }
 
@@ -97,7 +98,7 @@ impl SimReport {
             short_resets: totals.short_resets,
             wakeups: tally.wakeups,
             peeks: totals.peeks,
-            steps: tally.steps,
+            passes: tally.passes,
             reaper_busy_ns: tally.reaper_busy_ns,
             bad_entries: stats().map(|stats| stats.bad_entries).sum(),
             lost_pages: vm.unpublished_pages(),

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicU32;
 
 use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
 use dirty_ring_core::controller::{Controller, Policy};
-use dirty_ring_core::doorbell::Seen;
-use dirty_ring_core::handoff::Handoff;
-use dirty_ring_core::reaper::{Action, Reaper, Step};
+use dirty_ring_core::planner::{PassRecord, Planner};
+use dirty_ring_core::reaper::{Reaper, Turn};
+use dirty_ring_core::shared::SharedCollector;
+use dirty_ring_core::time::Instant;
 use thiserror::Error;
 
 use crate::config::{ConfigError, SimConfig};
@@ -44,12 +45,12 @@ pub enum SimError {
     },
 }
 
-type SimHandoff = Handoff<Alone<Collector<Vm>>, AtomicU32, VirtualPark>;
+type SimCollector = SharedCollector<Alone<Collector<Vm>>, AtomicU32, VirtualPark>;
 
 /// A simulated VM with its reaper, ready to run.
 #[derive(Debug)]
 pub struct Simulation<C = Policy> {
-    handoff: SimHandoff,
+    shared: SimCollector,
     park: VirtualPark,
     reaper: Option<Driver<C>>,
     ring_full_mode: RingFullMode,
@@ -59,14 +60,15 @@ pub struct Simulation<C = Policy> {
     tally: Tally,
 }
 
-/// The reaper's side: what a reaper thread keeps on its stack.
+/// The reaper, and when it takes its next turn.
 #[derive(Debug)]
 struct Driver<C> {
-    machine: Reaper<C>,
-    seen: Seen,
-    /// When it does what the machine said last, at the earliest.
+    reaper: Reaper<C>,
+    /// What the last turn said.
+    turn: Turn,
+    /// When it takes the next, at the earliest.
     at_ps: u64,
-    /// It is on its way out of the wait because somebody rang.
+    /// The doorbell rang, and it is on its way out of the wait.
     called: bool,
 }
 
@@ -111,11 +113,11 @@ impl<C: Controller> Simulation<C> {
         let half_exit_ps = vm.half_exit_ps();
         let park = VirtualPark::default();
         Ok(Self {
-            handoff: Handoff::new(Alone::new(Collector::new(vm)), park.clone()),
+            shared: SharedCollector::new(Alone::new(Collector::new(vm)), park.clone()),
             park,
             reaper: config.policy.map(|controller| Driver {
-                machine: Reaper::new(controller),
-                seen: Seen::default(),
+                reaper: Reaper::new(Planner::new(controller)),
+                turn: Turn::Again,
                 at_ps: 0,
                 called: false,
             }),
@@ -131,26 +133,24 @@ impl<C: Controller> Simulation<C> {
         })
     }
 
-    /// Runs to the end. `observe` hears of each decision of the reaper; `inspect` gets the VM after
-    /// the final drain.
+    /// Runs to the end. `observe` hears of each pass of the reaper; `inspect` gets the VM after the
+    /// final drain.
     ///
     /// # Errors
     /// [`SimError`] where the collector can't go on.
     pub fn run<R>(
         mut self,
-        mut observe: impl FnMut(&Step),
+        mut observe: impl FnMut(&PassRecord),
         inspect: impl FnOnce(&Vm) -> R,
     ) -> Result<(SimReport, R), SimError> {
         if let Some(mut reaper) = self.reaper.take() {
-            let action = reaper.machine.start(0);
-            self.schedule(&mut reaper, action);
             self.run_guest(&mut reaper, &mut observe)?;
             self.drain(&mut reaper, &mut observe)?;
         } else {
             self.vm(|vm| vm.run_until_us(self.duration_us));
         }
         let (duration_us, tally) = (self.duration_us, self.tally);
-        Ok(self.handoff.with(|collector| {
+        Ok(self.shared.with(|collector| {
             let report = SimReport::new(duration_us, collector, tally);
             (report, inspect(collector.backend()))
         }))
@@ -160,7 +160,7 @@ impl<C: Controller> Simulation<C> {
     fn run_guest(
         &mut self,
         reaper: &mut Driver<C>,
-        observe: &mut impl FnMut(&Step),
+        observe: &mut impl FnMut(&PassRecord),
     ) -> Result<(), SimError> {
         let end_ps = self.duration_us * PS_PER_US;
         loop {
@@ -184,11 +184,11 @@ impl<C: Controller> Simulation<C> {
     fn drain(
         &mut self,
         reaper: &mut Driver<C>,
-        observe: &mut impl FnMut(&Step),
+        observe: &mut impl FnMut(&PassRecord),
     ) -> Result<(), SimError> {
-        self.handoff.doorbell().stop();
+        self.shared.doorbell().stop();
         self.wake_if_rung(reaper);
-        while reaper.machine.action() != Action::Done {
+        while reaper.turn != Turn::Done {
             self.reaper_turn(reaper, observe)?;
         }
         Ok(())
@@ -202,11 +202,11 @@ impl<C: Controller> Simulation<C> {
         since_ps: u64,
         at_ps: u64,
     ) -> Result<(), SimError> {
-        let now_us = self.vm(|vm| {
+        let now = self.vm(|vm| {
             vm.run_until_ps(at_ps);
-            vm.now_us()
+            Instant(vm.now_us())
         });
-        let done = self.handoff.ring_full(vcpu, self.ring_full_mode, now_us);
+        let done = self.shared.ring_full(vcpu, self.ring_full_mode, now);
         done.map_err(|source| self.error(source))?;
         let half_exit_ps = self.half_exit_ps;
         let back_ps = self.vm(|vm| {
@@ -221,77 +221,68 @@ impl<C: Controller> Simulation<C> {
         Ok(())
     }
 
-    /// The reaper does what its machine said, and learns what to do next.
+    /// The reaper takes a turn.
     fn reaper_turn(
         &mut self,
-        reaper: &mut Driver<C>,
-        observe: &mut impl FnMut(&Step),
+        driver: &mut Driver<C>,
+        observe: &mut impl FnMut(&PassRecord),
     ) -> Result<(), SimError> {
-        let (begun_ps, now_us) = self.vm(|vm| {
-            vm.run_until_ps(reaper.at_ps);
-            (vm.now_ps(), vm.now_us())
+        let (begun_ps, now) = self.vm(|vm| {
+            vm.run_until_ps(driver.at_ps);
+            (vm.now_ps(), Instant(vm.now_us()))
         });
-        let passes = reaper.machine.iterations();
-        let action = match reaper.machine.action() {
-            Action::Wait { until_us } => {
-                self.park.set_now_us(now_us);
-                let wakes = self.handoff.wait(&mut reaper.seen, until_us);
-                self.park.settle();
-                self.tally.wakeups += 1;
-                reaper.machine.on_wake(now_us, wakes)
-            }
-            Action::Harvest { begin } => {
-                let harvest = reaper.machine.harvest(&self.handoff, now_us, begin);
-                self.vm(Vm::charge);
-                reaper.machine.on_harvested(&harvest)
-            }
-            Action::Reset => {
-                let reset = self.handoff.reset();
-                let reset = reset.map_err(|source| self.error(source))?;
-                let now_us = self.vm(|vm| vm.now_us());
-                reaper.machine.on_reset(now_us, &reset)
-            }
-            Action::Done => Action::Done,
-        };
-        let busy_ps = self.vm(|vm| vm.now_ps()) - begun_ps;
-        self.tally.reaper_busy_ns += busy_ps / PS_PER_NS;
-        if reaper.machine.iterations() != passes {
-            self.tally.steps += 1;
-            reaper.machine.last_step().map(&mut *observe);
+        if matches!(driver.turn, Turn::Wait { .. }) {
+            self.tally.wakeups += 1;
         }
-        self.schedule(reaper, action);
+        self.park.settle();
+        let passes = driver.reaper.planner().passes();
+        let turn = driver.reaper.turn(&self.shared, now);
+        let turn = turn.map_err(|source| self.error(source))?;
+        let busy_ps = self.vm(|vm| {
+            vm.charge();
+            vm.now_ps() - begun_ps
+        });
+        self.tally.reaper_busy_ns += busy_ps / PS_PER_NS;
+        let planner = driver.reaper.planner();
+        if planner.passes() != passes {
+            self.tally.passes += 1;
+            planner.last_pass().map(observe);
+        }
+        self.schedule(driver, turn);
         Ok(())
     }
 
-    /// When the reaper does `action`: at once, or when it wakes.
-    fn schedule(&mut self, reaper: &mut Driver<C>, action: Action) {
+    /// Plans the next turn: at once, or after the wait.
+    fn schedule(&mut self, driver: &mut Driver<C>, turn: Turn) {
         let now_ps = self.vm(|vm| vm.now_ps());
-        reaper.called = false;
-        reaper.at_ps = match action {
-            // Somebody rang meanwhile: it doesn't even lie down.
-            Action::Wait { .. } if self.park.was_rung() => now_ps,
-            Action::Wait { until_us } => until_us
+        driver.called = false;
+        driver.turn = turn;
+        driver.at_ps = match turn {
+            // The doorbell rang meanwhile: the reaper doesn't go to sleep.
+            Turn::Wait { .. } if self.park.was_rung() => now_ps,
+            Turn::Wait { until } => until
+                .0
                 .saturating_mul(PS_PER_US)
                 .max(now_ps)
                 .saturating_add(self.wake.draw_ps()),
-            Action::Harvest { .. } | Action::Reset => now_ps,
-            Action::Done => u64::MAX,
+            Turn::Again => now_ps,
+            Turn::Done => u64::MAX,
         };
     }
 
-    /// Wakes a sleeping reaper if somebody rang.
-    fn wake_if_rung(&mut self, reaper: &mut Driver<C>) {
-        let asleep = matches!(reaper.machine.action(), Action::Wait { .. });
-        if asleep && self.park.was_rung() && !reaper.called {
-            reaper.called = true;
+    /// Wakes a sleeping reaper if the doorbell rang.
+    fn wake_if_rung(&mut self, driver: &mut Driver<C>) {
+        let asleep = matches!(driver.turn, Turn::Wait { .. });
+        if asleep && self.park.was_rung() && !driver.called {
+            driver.called = true;
             let awake_ps = self.vm(|vm| vm.now_ps());
             let awake_ps = awake_ps.saturating_add(self.wake.draw_ps());
-            reaper.at_ps = reaper.at_ps.min(awake_ps);
+            driver.at_ps = driver.at_ps.min(awake_ps);
         }
     }
 
     fn vm<R>(&self, look: impl FnOnce(&mut Vm) -> R) -> R {
-        self.handoff.with(|collector| look(collector.backend_mut()))
+        self.shared.with(|collector| look(collector.backend_mut()))
     }
 
     fn error(&self, source: CollectError<Infallible>) -> SimError {

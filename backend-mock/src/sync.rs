@@ -2,9 +2,10 @@
 
 use core::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dirty_ring_core::sync::{Lock, Park, Parked};
+use dirty_ring_core::time::Instant;
 
 /// A lock that nobody else can hold: the simulation says who waits for it.
 #[derive(Debug)]
@@ -24,45 +25,29 @@ impl<T> Lock for Alone<T> {
     }
 }
 
-/// The reaper's bed: the simulation sets its clock and looks whether somebody rang. Clones share
-/// it.
+/// Where the reaper sleeps: the simulation asks whether the doorbell rang. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct VirtualPark(Arc<Bed>);
-
-#[derive(Debug, Default)]
-struct Bed {
-    now_us: AtomicU64,
-    rung: AtomicBool,
-}
+pub(crate) struct VirtualPark(Arc<AtomicBool>);
 
 impl VirtualPark {
-    /// Sets the sleeper's clock.
-    pub(crate) fn set_now_us(&self, now_us: u64) {
-        self.0.now_us.store(now_us, Ordering::Relaxed);
-    }
-
-    /// Has somebody rung since the last [`settle`](Self::settle)?
+    /// Returns whether the doorbell rang since the last [`settle`](Self::settle).
     pub(crate) fn was_rung(&self) -> bool {
-        self.0.rung.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 
-    /// The sleeper is awake and has seen all that rang.
+    /// The sleeper is awake and has polled the doorbell.
     pub(crate) fn settle(&self) {
-        self.0.rung.store(false, Ordering::Relaxed);
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
 impl Park for VirtualPark {
-    fn park_until(&self, deadline_us: u64) -> Parked {
-        let rung = self.0.rung.swap(false, Ordering::Relaxed);
-        if !rung && self.0.now_us.load(Ordering::Relaxed) >= deadline_us {
-            Parked::TimedOut
-        } else {
-            Parked::Woken
-        }
+    /// Returns at once: the simulation moves the clock between two turns of the reaper.
+    fn park_until(&self, _until: Instant) -> Parked {
+        Parked::Woken
     }
 
     fn unpark(&self) {
-        self.0.rung.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -3,6 +3,7 @@
 use dirty_ring_core::collector::{CollectError, DEFAULT_CHUNK, RingFullMode};
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Micros;
 use dirty_ring_mock::{ConfigError, Faults, Overrun, SimConfig, SimError, Simulation, simulate};
 use proptest::prelude::*;
 
@@ -13,7 +14,7 @@ fn ring(entries: u32) -> RingSize {
 fn config(workload: &str, wait_us: u64, faults: Faults) -> SimConfig {
     SimConfig {
         workload: workload.parse().unwrap(),
-        policy: Some(Policy::fixed(wait_us).unwrap()),
+        policy: Some(Policy::fixed(Micros(wait_us)).unwrap()),
         duration_us: 300_000,
         faults,
         ..SimConfig::new(ring(4096))
@@ -30,7 +31,7 @@ fn any_mode() -> impl Strategy<Value = RingFullMode> {
 
 fn any_policy(ring: RingSize) -> impl Strategy<Value = Policy> {
     prop_oneof![
-        (200u64..50_000).prop_map(|wait_us| Policy::fixed(wait_us).unwrap()),
+        (200u64..50_000).prop_map(|wait_us| Policy::fixed(Micros(wait_us)).unwrap()),
         Just(Policy::seed(ring)),
         Just(Policy::ladder(ring)),
         Just(Policy::halving(ring)),

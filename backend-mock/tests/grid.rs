@@ -8,6 +8,7 @@ use std::thread;
 
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Micros;
 use dirty_ring_mock::{SimConfig, SimReport, simulate};
 
 const WORKLOADS: [&str; 6] = ["idle", "trickle", "hot", "storm", "burst", "skew"];
@@ -19,7 +20,7 @@ const MACHINES: [(u32, &[u32]); 3] = [(1024, &[1, 4]), (4096, &[1, 4, 64]), (655
 const MANY_VCPUS: u32 = 64;
 
 fn policies(ring: RingSize) -> [(&'static str, Policy); 8] {
-    let fixed = |wait_us| Policy::fixed(wait_us).unwrap();
+    let fixed = |wait_us| Policy::fixed(Micros(wait_us)).unwrap();
     [
         ("deadline", Policy::deadline(ring)),
         ("ladder", Policy::ladder(ring)),

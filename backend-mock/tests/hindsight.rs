@@ -2,6 +2,7 @@
 
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Micros;
 use dirty_ring_mock::{SimConfig, SimReport, simulate};
 
 /// The longest first: of two that are equally fast the gentler one wins.
@@ -36,7 +37,7 @@ fn run((workload, duration_us): Guest, vcpus: u32, policy: Policy) -> SimReport 
 /// full rings.
 fn best_interval(guest: Guest, vcpus: u32) -> (u64, SimReport) {
     let runs = INTERVALS_US.map(|wait_us| {
-        let policy = Policy::fixed(wait_us).unwrap();
+        let policy = Policy::fixed(Micros(wait_us)).unwrap();
         (wait_us, run(guest, vcpus, policy))
     });
     let fulls = |report: &SimReport| std::cmp::Reverse(report.ring_fulls);

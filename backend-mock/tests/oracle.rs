@@ -2,7 +2,8 @@
 
 use core::convert::Infallible;
 
-use dirty_ring_core::collector::{Backend, Collector};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::Collector;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
@@ -111,7 +112,7 @@ fn a_skipped_deficit_is_caught() {
         short_reset_permille: 1000,
         ..Faults::NONE
     })));
-    assert_eq!(collector.drain(1_000), Ok(true));
+    assert_eq!(collector.drain(dirty_ring_core::time::Instant(1_000)), Ok(true));
     let vm = &mut collector.backend_mut().0;
     let premature = vm.premature_publications();
     assert!((1..=100).contains(&premature), "{premature}");

@@ -3,6 +3,7 @@
 use dirty_ring_core::collector::{Collector, DEFAULT_BATCH, DEFAULT_CHUNK, RingFullMode};
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::{Instant, Micros};
 use dirty_ring_mock::{
     CostModel, Faults, Overrun, SimConfig, SimError, SimReport, VcpuState, Vm, simulate,
 };
@@ -22,7 +23,7 @@ fn config(vcpus: u32, workload: &str) -> SimConfig {
     SimConfig {
         vcpus,
         workload: workload.parse().unwrap(),
-        policy: Some(Policy::fixed(1_000_000).unwrap()),
+        policy: Some(Policy::fixed(Micros(1_000_000)).unwrap()),
         ring_full_mode: CHUNK,
         duration_us: 100_000,
         ..SimConfig::new(RingSize::new(4096, 4096, 0).unwrap())
@@ -43,7 +44,7 @@ fn one_reset_serves_as_many_full_rings_as_have_their_chunk_in_the_batch() {
     let mut collector: Collector<Vm> = Collector::new(vm);
     let vcpus = 0..VCPUS as usize;
     for vcpu in vcpus.clone() {
-        collector.ring_full(vcpu, CHUNK, 10_000).unwrap();
+        collector.ring_full(vcpu, CHUNK, Instant(10_000)).unwrap();
     }
     let totals = collector.totals();
     assert_eq!(totals.resets, u64::from(VCPUS.div_ceil(SERVED_AT_ONCE)));
@@ -92,7 +93,7 @@ fn the_longest_stall_is_that_of_the_batches_before_it() {
 #[test]
 fn an_overrun_among_many_busy_vcpus_is_reported_for_the_vcpu_that_did_it() {
     let overrun = |entries_beyond| SimConfig {
-        policy: Some(Policy::fixed(5_000).unwrap()),
+        policy: Some(Policy::fixed(Micros(5_000)).unwrap()),
         faults: Faults {
             overrun: Some(Overrun {
                 vcpu: 0,
@@ -116,7 +117,7 @@ fn an_overrun_among_many_busy_vcpus_is_reported_for_the_vcpu_that_did_it() {
 #[test]
 fn a_hundred_vcpus_that_storm_on_share_their_resets() {
     let report = run(SimConfig {
-        policy: Some(Policy::fixed(1_000_000).unwrap()),
+        policy: Some(Policy::fixed(Micros(1_000_000)).unwrap()),
         duration_us: 100_000,
         ..config(100, "storm")
     });

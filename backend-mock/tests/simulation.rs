@@ -2,8 +2,9 @@
 
 use dirty_ring_core::collector::{DEFAULT_CHUNK, RingFullMode};
 use dirty_ring_core::controller::Policy;
-use dirty_ring_core::reaper::Step;
+use dirty_ring_core::planner::PassRecord;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Micros;
 use dirty_ring_mock::{ConfigError, CostModel, SimConfig, SimReport, Simulation, simulate};
 
 const CHUNK: RingFullMode = RingFullMode::Chunk(DEFAULT_CHUNK);
@@ -23,7 +24,7 @@ fn config(workload: &str, policy: Option<Policy>) -> SimConfig {
 }
 
 fn fixed(wait_us: u64) -> Option<Policy> {
-    Some(Policy::fixed(wait_us).unwrap())
+    Some(Policy::fixed(Micros(wait_us)).unwrap())
 }
 
 fn run(config: SimConfig) -> SimReport {
@@ -93,12 +94,12 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
         ..config("burst", None)
     };
     let traced = |seed| {
-        let mut steps: Vec<Step> = Vec::new();
+        let mut steps: Vec<PassRecord> = Vec::new();
         let simulation = Simulation::new(config(seed)).unwrap();
         let (report, now_ps) = simulation
             .run(|step| steps.push(*step), |vm| vm.now_ps())
             .unwrap();
-        assert_eq!(report.steps, steps.len() as u64);
+        assert_eq!(report.passes, steps.len() as u64);
         format!("{report:?} {steps:?} {now_ps}")
     };
     assert_eq!(traced(1), traced(1));
@@ -116,7 +117,7 @@ fn steps_account_for_every_page_and_every_ring_full() {
         ring_full_mode: CHUNK,
         ..config("skew", None)
     });
-    let observe = |step: &Step| {
+    let observe = |step: &PassRecord| {
         harvested += step.measurement.harvested + step.measurement.ring_full_harvested;
         ring_fulls += u64::from(step.measurement.ring_fulls);
     };
@@ -140,7 +141,7 @@ fn a_policy_that_looks_first_peeks_and_leaves_quiet_rings_alone() {
     let deadline = looks(Some(Policy::deadline(ring(4096))));
     let fixed = looks(fixed(5_000));
     assert_eq!(fixed.peeks, 0);
-    assert!(deadline.peeks >= deadline.steps);
+    assert!(deadline.peeks >= deadline.passes);
     assert!(deadline.per_vcpu[1].pages_harvested < fixed.per_vcpu[1].pages_harvested / 10);
 }
 

@@ -4,6 +4,7 @@ use bitflags::bitflags;
 
 use crate::counter::{EventCounter, Watermark};
 use crate::sync::{Park, Parked, SharedWord};
+use crate::time::Instant;
 
 bitflags! {
     /// Why the reaper woke. Several causes may come together; none is dropped.
@@ -11,7 +12,7 @@ bitflags! {
     pub struct Wakes: u8 {
         /// The wait was over.
         const TIMER = 1 << 0;
-        /// Somebody asked for a reap now.
+        /// Every page was asked for, now.
         const KICK = 1 << 1;
         /// A vCPU left guest mode on a full ring and left the rest of the work to the reaper.
         const RING_FULL = 1 << 2;
@@ -20,8 +21,8 @@ bitflags! {
     }
 }
 
-/// Wakes one sleeping reaper. Every ring is counted, so none is lost, and any number of them
-/// before the reaper looks make one wake-up.
+/// Wakes one sleeping reaper. Each ring of the bell is counted, so none is lost, and any number of
+/// them before the reaper polls make one wake-up.
 #[derive(Debug)]
 pub struct Doorbell<W, P> {
     kicks: EventCounter<W>,
@@ -30,7 +31,7 @@ pub struct Doorbell<W, P> {
     park: P,
 }
 
-/// How far the one sleeper of a [`Doorbell`] has seen it.
+/// How far the one sleeper of a [`Doorbell`] has polled it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     kicks: Watermark,
@@ -39,14 +40,14 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Kicks seen so far, those that made one wake-up together counted one by one.
+    /// Returns the kicks seen so far, one by one, even where several made one wake-up.
     pub const fn kicks(&self) -> u64 {
         self.kicks_total
     }
 }
 
 impl<W: SharedWord, P: Park> Doorbell<W, P> {
-    /// A doorbell that nobody rang, for a sleeper at `park`.
+    /// Creates a doorbell that hasn't rung, for a sleeper at `park`.
     pub fn new(park: P) -> Self {
         Self {
             kicks: EventCounter::new(),
@@ -66,7 +67,7 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         self.ring(&self.ring_fulls);
     }
 
-    /// Asks the reaper to drain the rings and end. For good: there is no way back.
+    /// Asks the reaper to drain the rings and end; this can't be taken back.
     pub fn stop(&self) {
         self.ring(&self.stops);
     }
@@ -77,7 +78,7 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         self.park.unpark();
     }
 
-    /// What rang since the last look, without waiting. [`STOP`](Wakes::STOP) stays set.
+    /// Returns what rang since the last poll, without waiting. [`STOP`](Wakes::STOP) stays set.
     pub fn poll(&self, seen: &mut Seen) -> Wakes {
         // The stop first: what rang before it is found after it.
         let stops = self.stops.load();
@@ -91,16 +92,16 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         wakes
     }
 
-    /// Sleeps until somebody rings or `deadline_us` passes, and says which. (Where both happened
-    /// the timer may go unmentioned; [`Reaper::on_wake`](crate::reaper::Reaper::on_wake) sees by
-    /// the clock that it was due.)
-    pub fn wait(&self, seen: &mut Seen, deadline_us: u64) -> Wakes {
+    /// Sleeps until the doorbell rings or `until` passes, and returns which. Where both happened the
+    /// timer may go unmentioned: [`Planner::on_wake`](crate::planner::Planner::on_wake) sees by the
+    /// clock that it was due. A spurious wake-up goes back to sleep.
+    pub fn wait(&self, seen: &mut Seen, until: Instant) -> Wakes {
         loop {
             let wakes = self.poll(seen);
             if !wakes.is_empty() {
                 return wakes;
             }
-            if self.park.park_until(deadline_us) == Parked::TimedOut {
+            if self.park.park_until(until) == Parked::TimedOut {
                 return Wakes::TIMER | self.poll(seen);
             }
         }

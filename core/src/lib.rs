@@ -1,28 +1,40 @@
 //! Reaping of KVM dirty rings, without I/O.
 //!
-//! KVM logs the pages that a guest dirties into one ring per vCPU. Somebody has to *reap* those
-//! rings in time: harvest the entries, let KVM reset (write-protect) the pages, hand the pages to
-//! whoever copies them. This crate is the part of a reaper that *decides* and the part that *must
-//! not be got wrong*; it owns no clock, no sleep, no lock, no thread and no memory but its own
-//! fixed-size state:
+//! KVM logs the pages that a guest dirties into one ring per vCPU. A reaper *harvests* those rings in
+//! time, lets KVM *reset* (write-protect) the pages, and *publishes* them to a consumer that copies
+//! them. This crate is the part of a reaper that decides, and the part that must not be got wrong. It
+//! owns no clock, no sleep, no lock, no thread and no memory but its own fixed-size state.
 //!
-//! * [`ring`]: the ring protocol over a small trait for entry memory: bounded harvest, peek,
-//!   wrap-around, the count of fruitless ring-full exits that gives an overrun ring away.
-//! * [`collector`]: harvest, reset, publish, for all the rings of one VM. A page can't be
-//!   published before the reset that follows its harvest: nothing else gives access to it.
-//! * [`handoff`]: what vCPU threads and the reaper share: the collector behind a lock, the
-//!   ring-full [`counter`], the [`doorbell`]. Generic over the primitives in [`sync`], so that a
-//!   model checker can run the very code that ships.
-//! * [`controller`]: how long to wait until the next reap: [`Fixed`](controller::Fixed),
-//!   [`Seed`](controller::Seed), [`Ladder`](controller::Ladder), [`Halving`](controller::Halving),
-//!   [`Deadline`](controller::Deadline), and [`Policy`](controller::Policy), which holds any of
-//!   them.
-//! * [`reaper`]: the machine that ties it together: events and `now` go in, an
-//!   [`Action`](reaper::Action) with a deadline comes out.
-//! * [`meter`], [`slots`], [`size`]: dirty rates, registered memory, ring sizes and soft limits.
+//! # The modules, along a page's way
 //!
-//! Times are microseconds (`_us`) on whatever monotonic clock the caller has; sizes are entries or
-//! pages and say so.
+//! * [`entry`], [`ring`]: the ring protocol over a small trait for entry memory.
+//! * [`growth`]: how a ring grows, estimated from looks that cost the guest nothing.
+//! * [`backend`]: the trait that a backend implements; [`conformance`] checks an implementation.
+//! * [`collector`]: harvest, reset, publish, in that order, for all the rings of one VM.
+//! * [`shared`]: the collector as threads share it, with the [`doorbell`] that wakes the reaper.
+//! * [`controller`]: when to reap and what; [`Policy`](controller::Policy) holds any controller of
+//!   this crate.
+//! * [`planner`]: the machine round a controller: events and the time go in, an action comes out.
+//! * [`reaper`]: drives the planner over the shared collector, one short turn at a time.
+//! * [`sync`], [`counter`], [`time`], [`size`], [`slots`]: what those are built on.
+//!
+//! # Terms
+//!
+//! | term | meaning |
+//! |---|---|
+//! | entry | one dirty page in a ring: slot and offset |
+//! | occupancy | entries that wait in a ring |
+//! | soft limit | the occupancy at which KVM sends the vCPU out: the ring's size less KVM's reserve |
+//! | ring-full | that exit, `KVM_EXIT_DIRTY_RING_FULL`; the time it takes is a ring-full stall |
+//! | headroom | soft limit less occupancy |
+//! | harvest | to take entries out of a ring and mark them |
+//! | reset | KVM write-protects the harvested pages again: `KVM_RESET_DIRTY_RINGS` |
+//! | publish | to hand the pages to the consumer, after their reset |
+//! | look | to read a ring's occupancy, without a harvest |
+//! | pass | one round of the reaper over all rings: look, plan, harvest, reset, publish |
+//! | batch | what is harvested, reset and published in one critical section |
+//! | drain | to take everything that is in the rings, outside of the reaper's passes |
+//! | run level | one of six fixed waits between two passes |
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
@@ -41,18 +53,21 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod backend;
 pub mod collector;
+pub mod conformance;
 pub mod controller;
 pub mod counter;
 pub mod doorbell;
 pub mod entry;
-pub mod handoff;
-pub mod meter;
-mod outlook;
+pub mod growth;
+pub mod planner;
 pub mod reaper;
 pub mod ring;
+pub mod shared;
 pub mod size;
 pub mod slots;
 pub mod sync;
 #[cfg(test)]
 mod testing;
+pub mod time;

@@ -6,15 +6,15 @@
 //! [`Ring::occupancy`] find its length by binary search.
 
 use crate::entry::{DirtyGfn, EntryFlags, EntryMemory};
-use crate::meter::RateMeter;
-use crate::outlook::{Outlook, Recurrence};
+use crate::growth::{Growth, GrowthState};
 use crate::size::RingSize;
+use crate::time::Instant;
 
 /// Ring-full exits in a row with nothing to harvest and nothing to reset after which a ring counts
 /// as overrun.
 ///
 /// One such exit is a race that the reaper won: it emptied the ring while the vCPU was on its way
-/// out. KVM takes the vCPU back in after that, so a second one in a row means little and a long
+/// out. KVM takes the vCPU back in after that, so a second one in a row means little, and a long
 /// run means that KVM's indices have parted from the entries (DIRTY entries were overwritten).
 pub const OVERRUN_EXITS: u32 = 16;
 
@@ -22,19 +22,19 @@ pub const OVERRUN_EXITS: u32 = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RingStats {
-    /// Entries harvested by anyone.
+    /// Entries harvested, whoever asked for it.
     pub harvested: u64,
-    /// Passes that took at least one entry.
+    /// Harvests that took at least one entry; one that takes several batches counts once.
     pub harvests: u64,
     /// Entries that named no registered page; never published.
     pub bad_entries: u64,
     /// Ring-full exits of its vCPU.
     pub ring_fulls: u64,
-    /// Most entries that were in it when somebody looked.
+    /// Most entries that a look found in it.
     pub peak_occupancy: u32,
 }
 
-/// How far a ring is harvested: what whoever goes on with it has to know.
+/// How far a ring is harvested: KVM's own indices go on from there, whatever reaps it next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingPosition(u32);
 
@@ -42,54 +42,68 @@ impl RingPosition {
     /// The first entry of a fresh ring.
     pub const START: Self = Self(0);
 
-    /// The free-running index of the next entry to harvest, to be saved.
+    /// Returns the free-running index of the next entry to harvest, to be saved.
     pub const fn index(self) -> u32 {
         self.0
     }
 
-    /// A position that was saved.
+    /// Creates the position of a saved index.
     pub const fn from_index(index: u32) -> Self {
         Self(index)
     }
 }
 
-/// A dirty ring and how far it has been harvested.
+/// What has to be saved of a ring to go on with it elsewhere: after a live update, in another
+/// reaper, or from a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingState {
+    /// How far it is harvested.
+    pub position: RingPosition,
+    /// How it grew.
+    pub growth: GrowthState,
+}
+
+impl From<RingPosition> for RingState {
+    /// A ring of which nothing but its position is known.
+    fn from(position: RingPosition) -> Self {
+        Self {
+            position,
+            growth: GrowthState::default(),
+        }
+    }
+}
+
+/// A dirty ring: its memory, how far it has been harvested, and how it grows.
 ///
-/// It owns its [`EntryMemory`] and wants `&mut` to harvest, so two harvesters can't take the same
-/// entry: whoever shares a ring between threads has to put a lock around it.
+/// A harvest wants `&mut`, so two harvesters can't take the same entry: rings that threads share
+/// need a lock around them.
 #[derive(Debug)]
 pub struct Ring<M> {
     memory: M,
     /// Free-running index of the next entry to harvest.
     fetch: u32,
     stats: RingStats,
-    meter: RateMeter,
-    pub(crate) outlook: Outlook,
-    pub(crate) recurrence: Recurrence,
-    /// Another vCPU's ring-full made room here, and this one hasn't come for it yet.
-    pub(crate) is_served: bool,
-    /// The reaper's present pass takes entries from it.
-    pub(crate) is_wanted: bool,
-    fruitless_exits: u32,
-    /// The last harvest stopped for want of entries, not at its limit.
-    emptied: bool,
-    /// Entries that the ring-full path took since the reaper's last pass.
-    taken_at_ring_full: u32,
-    /// Entries taken in the reaper's present pass, those above included.
-    taken_in_pass: u32,
+    growth: Growth,
+    /// Entries harvested since the last pass of the reaper ended.
+    taken_since_pass: u32,
+    at_ring_full: AtRingFull,
+}
+
+/// What the ring-full path remembers of a ring.
+#[derive(Clone, Copy, Debug)]
+struct AtRingFull {
+    /// Another vCPU's ring-full made room here, and this ring's own vCPU hasn't come for it yet.
+    is_served: bool,
+    /// Exits in a row that found nothing to harvest and nothing to reset.
+    fruitless: u32,
 }
 
 impl<M: EntryMemory> Ring<M> {
-    /// A ring whose memory is fresh: empty, the kernel's indices at 0. `now_us` starts its meter.
-    pub const fn new(memory: M, now_us: u64) -> Self {
-        Self::resuming(memory, RingPosition::START, now_us)
-    }
-
-    /// A ring that was harvested up to `position` before: the kernel's indices never go back.
-    pub const fn resuming(memory: M, position: RingPosition, now_us: u64) -> Self {
+    /// Creates a ring whose memory is fresh: empty, with KVM's indices at 0.
+    pub const fn new(memory: M, now: Instant) -> Self {
         Self {
             memory,
-            fetch: position.0,
+            fetch: 0,
             stats: RingStats {
                 harvested: 0,
                 harvests: 0,
@@ -97,41 +111,57 @@ impl<M: EntryMemory> Ring<M> {
                 ring_fulls: 0,
                 peak_occupancy: 0,
             },
-            meter: RateMeter::starting_at(now_us),
-            outlook: Outlook::starting_at(now_us),
-            recurrence: Recurrence::new(),
-            is_served: false,
-            is_wanted: true,
-            fruitless_exits: 0,
-            emptied: true,
-            taken_at_ring_full: 0,
-            taken_in_pass: 0,
+            growth: Growth::starting_at(now, 0),
+            taken_since_pass: 0,
+            at_ring_full: AtRingFull {
+                is_served: false,
+                fruitless: 0,
+            },
         }
     }
 
-    /// How far it is harvested.
+    /// Creates a ring that was harvested before, from what was saved of it then. What came into it
+    /// meanwhile is in the ring and says nothing of its growth.
+    pub fn from_state(memory: M, state: &RingState, now: Instant) -> Self {
+        let mut ring = Self::new(memory, now);
+        ring.fetch = state.position.0;
+        let published = ring.fetch.wrapping_add(ring.occupancy_from(0));
+        ring.growth = Growth::starting_at(now, published);
+        ring.growth.restore(&state.growth, now);
+        ring
+    }
+
+    /// Returns what to save at `now`.
+    pub fn state(&self, now: Instant) -> RingState {
+        RingState {
+            position: self.position(),
+            growth: self.growth.state(now),
+        }
+    }
+
+    /// Returns how far it is harvested.
     pub const fn position(&self) -> RingPosition {
         RingPosition(self.fetch)
     }
 
-    /// The ring's memory.
+    /// Returns the ring's memory.
     pub const fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// The ring's size.
+    /// Returns the ring's size.
     pub fn size(&self) -> RingSize {
         self.memory.size()
     }
 
-    /// What happened to the ring so far.
+    /// Returns what happened to the ring so far.
     pub const fn stats(&self) -> RingStats {
         self.stats
     }
 
-    /// The ring's dirty rate.
-    pub const fn meter(&self) -> &RateMeter {
-        &self.meter
+    /// Returns how it grows, as of the last look.
+    pub const fn growth(&self) -> &Growth {
+        &self.growth
     }
 
     /// Harvests at most `limit` entries, oldest first, and returns how many it took.
@@ -144,29 +174,41 @@ impl<M: EntryMemory> Ring<M> {
     /// reset.
     pub fn harvest_without_reset(&mut self, limit: u32, mut take: impl FnMut(DirtyGfn)) -> u32 {
         let soft_limit = self.size().soft_limit();
-        let mut taken = 0;
+        let followed = self.growth.recurrence().page();
+        let mut since_followed = 0u32;
+        let mut last = None;
+        let mut taken = 0u32;
         while taken < limit {
             let index = self.index(0);
             if self.memory.load_flags(index) != EntryFlags::DIRTY {
                 break;
             }
             let gfn = self.memory.read(index);
-            self.recurrence.see(gfn, soft_limit);
             take(gfn);
             self.memory.store_flags(index, EntryFlags::RESET);
             self.fetch = self.fetch.wrapping_add(1);
             taken = taken.saturating_add(1);
+            since_followed = since_followed.saturating_add(1);
+            if gfn == followed {
+                let recurrence = self.growth.recurrence_mut();
+                recurrence.seen(core::mem::take(&mut since_followed), soft_limit);
+            }
+            last = Some(gfn);
         }
-        self.emptied = taken < limit;
-        self.stats.harvested = self.stats.harvested.saturating_add(taken.into());
-        if taken != 0 {
-            self.fruitless_exits = 0;
-            self.is_served = false;
+        if let Some(last) = last {
+            let recurrence = self.growth.recurrence_mut();
+            recurrence.harvested(since_followed, last, soft_limit);
+            self.stats.harvested = self.stats.harvested.saturating_add(taken.into());
+            self.taken_since_pass = self.taken_since_pass.saturating_add(taken);
+            self.at_ring_full = AtRingFull {
+                is_served: false,
+                fruitless: 0,
+            };
         }
         taken
     }
 
-    /// Are at least `entries` waiting to be harvested? One load; costs the guest nothing.
+    /// Returns whether at least `entries` wait to be harvested. One load; costs the guest nothing.
     pub fn is_at_least(&self, entries: u32) -> bool {
         match entries.checked_sub(1) {
             None => true,
@@ -177,14 +219,53 @@ impl<M: EntryMemory> Ring<M> {
         }
     }
 
-    /// Entries waiting to be harvested, in at most 16 loads; costs the guest nothing.
+    /// Returns the entries that wait to be harvested, in at most 16 loads; costs the guest nothing.
     ///
     /// Where KVM publishes meanwhile, the answer lies between the occupancy at the beginning and
     /// at the end. It is at most `entries - 1`: a sound ring, with its reserve, never holds more.
     pub fn occupancy(&self) -> u32 {
-        let mut at_least = 0;
-        let mut below = self.size().entries();
-        // Invariant: at_least <= occupancy < below.
+        self.search(0, self.size().entries())
+    }
+
+    /// Returns the occupancy that the last [`look`](Self::look) found, less what was harvested
+    /// since.
+    pub const fn occupancy_seen(&self) -> u32 {
+        let ahead = self.growth.published().wrapping_sub(self.fetch);
+        // A harvest may have gone beyond the last look.
+        if ahead.cast_signed() < 0 { 0 } else { ahead }
+    }
+
+    /// Looks at the ring: returns its occupancy, and tells [`growth`](Self::growth) of it. Two
+    /// loads for a ring that stands still, some more for one that grows.
+    pub fn look(&mut self, now: Instant) -> u32 {
+        let occupancy = self.occupancy_from(self.occupancy_seen());
+        self.stats.peak_occupancy = self.stats.peak_occupancy.max(occupancy);
+        let published = self.fetch.wrapping_add(occupancy);
+        let soft_limit = self.size().soft_limit();
+        self.growth.look(now, published, occupancy, soft_limit);
+        occupancy
+    }
+
+    /// The occupancy, which is known to be at least `at_least`: in steps that double, then by
+    /// halves.
+    fn occupancy_from(&self, at_least: u32) -> u32 {
+        let entries = self.size().entries();
+        let mut at_least = at_least.min(entries.saturating_sub(1));
+        let mut step = 1u32;
+        while let probe = at_least.saturating_add(step)
+            && probe < entries
+        {
+            if !self.is_at_least(probe) {
+                return self.search(at_least, probe);
+            }
+            at_least = probe;
+            step = step.saturating_mul(2);
+        }
+        self.search(at_least, entries)
+    }
+
+    /// The occupancy, which is at least `at_least` and below `below`.
+    fn search(&self, mut at_least: u32, mut below: u32) -> u32 {
         while below.wrapping_sub(at_least) > 1 {
             let middle = at_least.midpoint(below);
             if self.is_at_least(middle) {
@@ -196,81 +277,55 @@ impl<M: EntryMemory> Ring<M> {
         at_least
     }
 
-    /// Was an entry harvested that KVM hasn't reset yet? One load.
+    /// Returns whether an entry was harvested that KVM hasn't reset yet. One load.
     pub(crate) fn has_unreset(&self) -> bool {
         let last = self.index(u32::MAX);
         self.memory.load_flags(last) == EntryFlags::RESET
     }
 
-    /// KVM's free-running index, where `occupancy` entries wait.
-    pub(crate) const fn published(&self, occupancy: u32) -> u32 {
-        self.fetch.wrapping_add(occupancy)
-    }
-
-    /// Counts `entries` that somebody found in the ring at once.
-    pub(crate) fn note_occupancy(&mut self, entries: u32) {
-        self.stats.peak_occupancy = self.stats.peak_occupancy.max(entries);
-    }
-
-    /// Counts an entry that named no registered page.
+    /// Counts an entry that names no registered page.
     pub(crate) fn note_bad_entry(&mut self) {
         self.stats.bad_entries = self.stats.bad_entries.saturating_add(1);
     }
 
+    /// Counts a harvest that took something.
+    pub(crate) fn note_harvest(&mut self) {
+        self.stats.harvests = self.stats.harvests.saturating_add(1);
+    }
+
     /// Counts a ring-full exit of the ring's vCPU.
-    pub(crate) fn note_ring_full(&mut self) {
+    pub(crate) fn note_ring_full(&mut self, now: Instant) {
         self.stats.ring_fulls = self.stats.ring_fulls.saturating_add(1);
+        self.look(now);
+        self.growth.ring_full(now);
     }
 
-    /// Counts what the ring-full path took, at `now_us`, until the reaper's next pass.
-    /// `first`: it had taken nothing yet at this exit.
-    pub(crate) fn note_taken_at_ring_full(&mut self, now_us: u64, entries: u32, first: bool) {
-        if first && entries == 0 {
-            return;
-        }
-        if first {
-            self.stats.harvests = self.stats.harvests.saturating_add(1);
-        }
-        self.taken_at_ring_full = self.taken_at_ring_full.saturating_add(entries);
-        self.measure(now_us, entries);
+    /// A pass or a drain begins to take its entries; see [`Growth::plateau`].
+    pub(crate) fn note_taken(&mut self, now: Instant, on_request: bool) {
+        self.growth.taken(now, on_request);
     }
 
-    /// Begins a pass of the reaper; returns what the ring-full path took since the last.
-    pub(crate) fn begin_pass(&mut self) -> u32 {
-        let taken = core::mem::take(&mut self.taken_at_ring_full);
-        self.taken_in_pass = taken;
-        taken
+    /// Ends a pass: returns the entries harvested since the last one ended.
+    pub(crate) fn end_pass(&mut self) -> u32 {
+        core::mem::take(&mut self.taken_since_pass)
     }
 
-    /// Counts what the reaper took in its present pass, at `now_us`; returns the ring's whole
-    /// share of the pass so far.
-    pub(crate) fn note_taken_in_pass(&mut self, now_us: u64, entries: u32, first: bool) -> u32 {
-        if first {
-            let left_behind = if self.emptied { 0 } else { self.occupancy() };
-            self.note_occupancy(entries.saturating_add(left_behind));
-            if entries != 0 {
-                self.stats.harvests = self.stats.harvests.saturating_add(1);
-            }
-        }
-        self.measure(now_us, entries);
-        self.taken_in_pass = self.taken_in_pass.saturating_add(entries);
-        self.taken_in_pass
+    /// Another vCPU's ring-full made room here.
+    pub(crate) fn serve(&mut self) {
+        self.at_ring_full.is_served = true;
     }
 
-    /// Tells the meter of the last harvest.
-    fn measure(&mut self, now_us: u64, entries: u32) {
-        if self.emptied {
-            self.meter.record(now_us, entries.into());
-        } else {
-            self.meter.carry(entries.into());
-        }
+    /// Returns whether another vCPU's ring-full made room here; once.
+    pub(crate) fn take_service(&mut self) -> bool {
+        core::mem::take(&mut self.at_ring_full.is_served)
     }
 
     /// Counts a ring-full exit that found nothing to harvest and nothing to reset; returns whether
     /// the ring must be taken for overrun.
     pub(crate) fn note_fruitless_exit(&mut self) -> bool {
-        self.fruitless_exits = self.fruitless_exits.saturating_add(1);
-        self.fruitless_exits >= OVERRUN_EXITS
+        let fruitless = &mut self.at_ring_full.fruitless;
+        *fruitless = fruitless.saturating_add(1);
+        *fruitless >= OVERRUN_EXITS
     }
 
     /// The memory index of the entry `ahead` of the fetch index.

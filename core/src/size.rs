@@ -78,6 +78,12 @@ impl fmt::Display for RingSizeError {
 impl core::error::Error for RingSizeError {}
 
 impl RingSize {
+    /// The largest ring that KVM has, on a host without a log of the CPU's own.
+    pub const LARGEST: Self = Self {
+        entries: MAX_ENTRIES,
+        soft_limit: MAX_ENTRIES - RESERVED_ENTRIES,
+    };
+
     /// Checks a ring of `entries` on a host with pages of `page_bytes`, where the CPU's own log
     /// holds `cpu_log_entries` ([`PML_ENTRIES`] with Intel PML, else 0).
     ///

@@ -1,19 +1,21 @@
 //! The primitives that the shared types are built on, as traits.
 //!
 //! The shared types ([`EventCounter`](crate::counter::EventCounter),
-//! [`Doorbell`](crate::doorbell::Doorbell), [`Handoff`](crate::handoff::Handoff)) are written once
+//! [`Doorbell`](crate::doorbell::Doorbell), [`SharedCollector`](crate::shared::SharedCollector)) are written once
 //! over these traits. A backend gives them the machine's atomics and its standard library's lock;
 //! a model checker gives them its own, or weakened ones to see the model fail. No `cfg` decides
 //! which: both instances live in one build.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::time::Instant;
+
 /// A shared 32-bit word.
 ///
 /// 32 bits because firmware targets have no wider atomics; every counter here is read as a
 /// wrapping difference.
 pub trait SharedWord {
-    /// A word that holds `value`.
+    /// Creates a word that holds `value`.
     fn new(value: u32) -> Self;
     /// Loads the word. MUST be an acquire load.
     fn load(&self) -> u32;
@@ -48,7 +50,7 @@ pub trait Lock {
 /// What ended a [`Park::park_until`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parked {
-    /// Somebody called [`Park::unpark`], or for no reason at all.
+    /// [`Park::unpark`], or a spurious wake-up.
     Woken,
     /// The deadline passed.
     TimedOut,
@@ -56,11 +58,11 @@ pub enum Parked {
 
 /// A place where one thread sleeps.
 pub trait Park {
-    /// Sleeps until `deadline_us` on the caller's clock or until [`unpark`](Self::unpark),
-    /// whichever comes first. An `unpark` since the last return MUST end the sleep at once (a
-    /// token, as in `std::thread::park`), and what was written before the `unpark` MUST be visible
-    /// after it, or a wake-up is lost. May return early for no reason.
-    fn park_until(&self, deadline_us: u64) -> Parked;
+    /// Sleeps until `until` on the caller's clock or until [`unpark`](Self::unpark), whichever comes
+    /// first. An `unpark` since the last return MUST end the sleep at once (a token, as in
+    /// `std::thread::park`), and what was written before the `unpark` MUST be visible after it, or
+    /// a wake-up is lost. Spurious wake-ups are allowed.
+    fn park_until(&self, until: Instant) -> Parked;
     /// Ends the sleep, or the next one.
     fn unpark(&self);
 }

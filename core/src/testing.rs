@@ -3,16 +3,18 @@
 
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::vec::Vec;
 
-use crate::collector::{Backend, Collector};
+use crate::backend::Backend;
+use crate::collector::Collector;
 use crate::controller::Measurement;
 use crate::doorbell::Wakes;
 use crate::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use crate::ring::Ring;
 use crate::size::{PML_ENTRIES, RingSize};
 use crate::sync::{Lock, Park, Parked};
+use crate::time::{Instant, Micros};
 
 /// A ring of `entries` on a host with pages of 4 KiB and without PML.
 pub(crate) const fn ring_size(entries: u32) -> RingSize {
@@ -157,22 +159,32 @@ pub(crate) struct Kvm {
     pub(crate) rejected: Vec<(usize, DirtyGfn)>,
     /// Pages that were reset and not published yet, and how often.
     reset_pages: HashMap<DirtyGfn, u32>,
+    /// Pages that [`write`](Self::write) wrote since their last reset: they aren't protected.
+    pub(crate) writable: HashSet<DirtyGfn>,
 }
 
 impl Kvm {
     pub(crate) fn new(rings: usize, size: RingSize) -> Self {
         Self {
-            rings: (0..rings).map(|_| Ring::new(Cells::new(size), 0)).collect(),
+            rings: (0..rings).map(|_| Ring::new(Cells::new(size), Instant(0))).collect(),
             weather: VecDeque::new(),
             resets: 0,
             published: Vec::new(),
             rejected: Vec::new(),
             reset_pages: HashMap::new(),
+            writable: HashSet::new(),
         }
     }
 
     pub(crate) fn memory(&self, ring: usize) -> &Cells {
         self.rings[ring].memory()
+    }
+
+    /// Lets the vCPU of `ring` write a page: logs it if it is protected.
+    pub(crate) fn write(&mut self, ring: usize, gfn: DirtyGfn) {
+        if self.writable.insert(gfn) {
+            self.memory(ring).log(gfn);
+        }
     }
 
     /// The offsets published so far, sorted.
@@ -213,6 +225,7 @@ impl Backend for Kvm {
                 && let Some(gfn) = ring.memory().reset_one()
             {
                 *self.reset_pages.entry(gfn).or_default() += 1;
+                self.writable.remove(&gfn);
                 done += 1;
             }
         }
@@ -237,18 +250,31 @@ pub(crate) fn collector<const BATCH: usize>(rings: usize) -> Collector<Kvm, BATC
 
 /// A lock for one thread, which panics where a real one would deadlock.
 #[derive(Debug)]
-pub(crate) struct OneThread<T>(RefCell<T>);
+pub(crate) struct OneThread<T> {
+    guarded: RefCell<T>,
+    /// Critical sections so far.
+    sections: Cell<u32>,
+}
 
 impl<T> OneThread<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(RefCell::new(value))
+        Self {
+            guarded: RefCell::new(value),
+            sections: Cell::new(0),
+        }
+    }
+
+    /// Returns how often the lock was taken so far.
+    pub(crate) fn sections(&self) -> u32 {
+        self.sections.get()
     }
 }
 
 impl<T> Lock for OneThread<T> {
     type Guarded = T;
     fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
-        critical(&mut self.0.borrow_mut())
+        self.sections.set(self.sections.get() + 1);
+        critical(&mut self.guarded.borrow_mut())
     }
 }
 
@@ -259,12 +285,12 @@ pub(crate) struct Bed {
     /// So many sleeps end for no reason.
     pub(crate) restless: Cell<u32>,
     /// Deadlines of the sleeps so far.
-    pub(crate) sleeps: RefCell<Vec<u64>>,
+    pub(crate) sleeps: RefCell<Vec<Instant>>,
 }
 
 impl Park for &Bed {
-    fn park_until(&self, deadline_us: u64) -> Parked {
-        self.sleeps.borrow_mut().push(deadline_us);
+    fn park_until(&self, until: Instant) -> Parked {
+        self.sleeps.borrow_mut().push(until);
         if self.token.take() {
             return Parked::Woken;
         }
@@ -304,14 +330,16 @@ impl Random {
         let most = [16, 1024, 4096][self.below(3) as usize];
         let fullest = self.below(most) as u32;
         Measurement {
-            elapsed_us: 1 + self.below(1_200_000),
+            elapsed: Micros(1 + self.below(1_200_000)),
             harvested: fullest.into(),
             ring_full_harvested: u64::from(ring_fulls) * 4032,
             fullest: fullest + ring_fulls * 4032,
             ring_fulls,
             wakes: Wakes::TIMER,
-            late_us: self.below(300),
-            took_us: self.below(500),
+            late: Micros(self.below(300)),
+            took: Micros(self.below(500)),
         }
     }
 }
+
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! The core's shared types are generic over the traits of [`dirty_ring_core::sync`],
 //! [`EntryMemory`](dirty_ring_core::entry::EntryMemory) and
-//! [`Backend`](dirty_ring_core::collector::Backend). This crate holds other instances of those
+//! [`Backend`](dirty_ring_core::backend::Backend). This crate holds other instances of those
 //! traits, so that what is checked is the very code that ships, in an ordinary `cargo test`:
 //!
 //! * [`loom_sync`], [`loom_kvm`]: loom's atomics, locks and cells, and KVM's side of a ring over
@@ -12,9 +12,9 @@
 //! * [`explore`]: the harness; it counts executions and insists that the interleaving a model is
 //!   about was reached.
 //! * [`sim`]: a simulated VM without threads, for the property tests of the ring protocol.
-//! * [`virtual_time`]: the reaper machine over that VM, in virtual time: whoever calls it decides how
-//!   late the reaper is and when the guests run.
-//! * [`reference_levels`], [`reference_reaper`]: second opinions, written from the rules and not
+//! * [`virtual_time`]: the reaper over that VM, in virtual time: its caller decides how late the
+//!   reaper is and when the guests run.
+//! * [`reference_levels`], [`reference_planner`]: second opinions, written from the rules and not
 //!   from the code.
 //!
 //! Loom runs the threads of a model as coroutines of one thread, so a model may keep what it only
@@ -25,7 +25,7 @@ pub mod explore;
 pub mod loom_kvm;
 pub mod loom_sync;
 pub mod reference_levels;
-pub mod reference_reaper;
+pub mod reference_planner;
 pub mod sim;
 pub mod virtual_time;
 pub mod weak;

@@ -1,6 +1,6 @@
 //! KVM's side of dirty rings over loom's atomics, and a [`Backend`] of them.
 //!
-//! The `n`-th entry of a ring carries offset `n`, so whoever reads or publishes one out of turn is
+//! The `n`-th entry of a ring carries offset `n`, so a read or a publication out of turn is
 //! caught on the spot, whatever the interleaving.
 //!
 //! Loom decides which orders of two accesses are worth exploring by the *last* access to each
@@ -14,10 +14,11 @@ use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-use dirty_ring_core::collector::Backend;
+use dirty_ring_core::backend::Backend;
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Instant;
 use loom::cell::UnsafeCell;
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -28,11 +29,11 @@ pub const SIZE: RingSize = match RingSize::new(128, 16, 0) {
     Err(_) => panic!("128 entries are a ring where a page holds one"),
 };
 
-/// How userspace touches the flags.
+/// The way in which userspace touches the flags.
 pub trait Access: 'static {
     /// The order of the load.
     const LOAD: Ordering = Ordering::Acquire;
-    /// Answers an entry.
+    /// Marks an entry as harvested.
     fn store(word: &AtomicU32, flags: EntryFlags) {
         word.store(flags.bits(), Ordering::Release);
     }
@@ -50,7 +51,7 @@ impl Access for RelaxedLoad {
     const LOAD: Ordering = Ordering::Relaxed;
 }
 
-/// Answers without release.
+/// Marks without release.
 #[derive(Debug)]
 pub struct RelaxedStore;
 impl Access for RelaxedStore {
@@ -68,7 +69,7 @@ impl Access for OrInsteadOfStore {
     }
 }
 
-/// Answers nothing, so the entry looks new on the next round.
+/// Marks nothing, so the entry looks new on the next round.
 #[derive(Debug)]
 pub struct NoStore;
 impl Access for NoStore {
@@ -119,12 +120,12 @@ impl Entry {
 }
 
 impl KvmRing {
-    /// Ring number `number` with `entries` entries that exist; the rest of it stays empty.
+    /// Creates ring number `number` with `entries` entries that exist; the rest of it stays empty.
     pub fn new(number: u32, entries: usize) -> Rc<Self> {
         Self::make(number, entries, false)
     }
 
-    /// Ring number `number` that wraps around after `entries`.
+    /// Creates ring number `number`, which wraps around after `entries`.
     pub fn wrapping(number: u32, entries: usize) -> Rc<Self> {
         Self::make(number, entries, true)
     }
@@ -145,7 +146,7 @@ impl KvmRing {
         })
     }
 
-    /// What happened so far.
+    /// Returns what happened so far.
     pub fn watch(&self) -> &RingWatch {
         &self.watch
     }
@@ -182,7 +183,7 @@ impl KvmRing {
         self.watch.pushed.set(next + 1);
     }
 
-    /// Is there a free entry?
+    /// Returns whether there is a free entry.
     pub fn has_room(&self) -> bool {
         let freed = if self.wraps {
             self.watch.reset.get()
@@ -251,13 +252,15 @@ impl<A: Access> EntryMemory for LoomMemory<A> {
     }
 }
 
-/// How `KVM_RESET_DIRTY_RINGS` behaves.
+/// The way in which `KVM_RESET_DIRTY_RINGS` behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resets {
     /// Resets all that was harvested.
     Full,
     /// Comes back after one entry, as with a signal pending.
     OneByOne,
+    /// Comes back so many times without having reset anything, and is full from then on.
+    BarrenFor(u32),
     /// Counts what was harvested but resets it in the next call: wrong.
     Later,
 }
@@ -273,20 +276,20 @@ pub struct LoomVm<A> {
 }
 
 impl<A: Access> LoomVm<A> {
-    /// A VM with these rings, that resets like `resets`.
+    /// Creates a VM with these rings, whose resets behave as `resets` says.
     pub fn new(kvm: &[Rc<KvmRing>], resets: Resets) -> Self {
         Self {
             kvm: kvm.to_vec(),
             rings: kvm
                 .iter()
-                .map(|ring| Ring::new(LoomMemory::of(ring), 0))
+                .map(|ring| Ring::new(LoomMemory::of(ring), Instant(0)))
                 .collect(),
             resets,
             published: RefCell::default(),
         }
     }
 
-    /// How many pages each call of `publish` had.
+    /// Returns how many pages each call of `publish` had.
     pub fn publications(&self) -> Vec<usize> {
         self.published.borrow().clone()
     }
@@ -312,6 +315,13 @@ impl<A: Access> Backend for LoomVm<A> {
         let mut left = match self.resets {
             Resets::Full => u32::MAX,
             Resets::OneByOne => 1,
+            Resets::BarrenFor(times) => match times.checked_sub(1) {
+                Some(times) => {
+                    self.resets = Resets::BarrenFor(times);
+                    return Ok(0);
+                }
+                None => u32::MAX,
+            },
             Resets::Later => {
                 let waiting = |ring: &Rc<KvmRing>| ring.watch.taken.get() - ring.watch.reset.get();
                 return Ok(self.kvm.iter().map(waiting).sum::<u64>() as u32);

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use dirty_ring_core::sync::{Lock, Park, Parked, SharedWord};
+use dirty_ring_core::time::Instant;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 
@@ -27,7 +28,7 @@ impl SharedWord for LoomWord {
 
 /// A lock that a model can make, to put one type of lock in the place of another.
 pub trait ModelLock: Lock {
-    /// A lock around `value`. `callers` counts who is inside or waits, for witnesses.
+    /// Creates a lock around `value`. `callers` counts the threads inside or waiting, for witnesses.
     fn around(value: Self::Guarded, callers: Rc<Cell<u32>>) -> Self;
 }
 
@@ -63,12 +64,12 @@ impl<T> Lock for LoomLock<T> {
 ///
 /// Clones are the same place.
 pub trait ModelPark: Park + Clone + 'static {
-    /// A place where nobody sleeps, at time 0.
+    /// Creates an empty place, at time 0.
     fn new() -> Self;
-    /// The timer: moves the clock to `now_us` and ends the sleep if its deadline has passed.
+    /// The timer: moves the clock to `now` and ends the sleep if its deadline has passed.
     /// Loom's condition variable never times out, so a thread of the model has to be the timer.
-    fn pass_time_until(&self, now_us: u64);
-    /// What happened here.
+    fn pass_time_until(&self, now: Instant);
+    /// Returns what happened here.
     fn watch(&self) -> &ParkWatch;
 }
 
@@ -76,7 +77,7 @@ pub trait ModelPark: Park + Clone + 'static {
 #[derive(Debug, Default)]
 pub struct ParkWatch {
     /// The clock.
-    pub now_us: Cell<u64>,
+    pub now: Cell<Instant>,
     /// The sleeper sleeps.
     pub asleep: Cell<bool>,
     /// Calls of `park_until`.
@@ -85,8 +86,8 @@ pub struct ParkWatch {
     pub tokens_found: Cell<u32>,
 }
 
-/// A place to sleep as the trait wants it; with `TOKEN` false one that only wakes who sleeps
-/// already.
+/// A place to sleep as the trait wants it; with `TOKEN` false one whose `unpark` is lost unless the
+/// thread sleeps already.
 #[derive(Clone, Debug)]
 pub struct LoomPark<const TOKEN: bool = true>(Rc<Place>);
 
@@ -106,9 +107,9 @@ impl<const TOKEN: bool> ModelPark for LoomPark<TOKEN> {
         }))
     }
 
-    fn pass_time_until(&self, now_us: u64) {
+    fn pass_time_until(&self, now: Instant) {
         let _token = self.0.token.lock().expect("loom's locks are not poisoned");
-        self.0.watch.now_us.set(now_us);
+        self.0.watch.now.set(now);
         self.0.rung.notify_one();
     }
 
@@ -118,7 +119,7 @@ impl<const TOKEN: bool> ModelPark for LoomPark<TOKEN> {
 }
 
 impl<const TOKEN: bool> Park for LoomPark<TOKEN> {
-    fn park_until(&self, deadline_us: u64) -> Parked {
+    fn park_until(&self, until: Instant) -> Parked {
         let Place { token, rung, watch } = &*self.0;
         watch.parks.set(watch.parks.get() + 1);
         let mut token = token.lock().expect("loom's locks are not poisoned");
@@ -126,14 +127,14 @@ impl<const TOKEN: bool> Park for LoomPark<TOKEN> {
             watch.tokens_found.set(watch.tokens_found.get() + 1);
         }
         let mut woken = false;
-        while !*token && !woken && watch.now_us.get() < deadline_us {
+        while !*token && !woken && watch.now.get() < until {
             watch.asleep.set(true);
             token = rung.wait(token).expect("loom's locks are not poisoned");
             watch.asleep.set(false);
             woken = !TOKEN;
         }
         // Where both came, the worse for the caller: it isn't told of the deadline.
-        if std::mem::take(&mut *token) || (woken && watch.now_us.get() < deadline_us) {
+        if std::mem::take(&mut *token) || (woken && watch.now.get() < until) {
             Parked::Woken
         } else {
             Parked::TimedOut

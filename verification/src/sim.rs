@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use dirty_ring_core::collector::Backend;
+use dirty_ring_core::backend::Backend;
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Instant;
 
 /// A slot that no ring of the simulation has.
 const UNREGISTERED: SlotId = SlotId(0xdead);
@@ -40,8 +41,8 @@ impl SimRing {
         &self.entries[(at % self.entries.len() as u64) as usize]
     }
 
-    /// The vCPU dirties a page, of a slot that exists or of another; `false` if there is no free
-    /// entry. It may fill the reserve above the soft limit, as KVM's own writes do.
+    /// Logs a page that the vCPU dirties, of a slot that exists or of another; returns whether there
+    /// was a free entry. It may fill the reserve above the soft limit, as KVM's own writes do.
     pub fn push(&self, registered: bool) -> bool {
         let at = self.pushed.get();
         if at - self.reset.get() >= self.size.entries().into() {
@@ -56,17 +57,17 @@ impl SimRing {
         true
     }
 
-    /// Entries that wait to be harvested.
+    /// Returns the entries that wait to be harvested.
     pub fn occupancy(&self) -> u64 {
         self.pushed.get() - self.taken.get()
     }
 
-    /// Entries harvested so far.
+    /// Returns the entries harvested so far.
     pub fn taken(&self) -> u64 {
         self.taken.get()
     }
 
-    /// Entries reset so far.
+    /// Returns the entries reset so far.
     pub fn resets(&self) -> u64 {
         self.reset.get()
     }
@@ -111,7 +112,7 @@ impl EntryMemory for SimMemory {
         let entry = self.0.entry(index.into());
         let (before, gfn) = entry.get();
         assert_eq!((before, flags), (EntryFlags::DIRTY, EntryFlags::RESET));
-        assert_eq!(gfn.offset, self.0.taken.get(), "answered out of order");
+        assert_eq!(gfn.offset, self.0.taken.get(), "marked out of order");
         entry.set((flags, gfn));
         self.0.taken.set(gfn.offset + 1);
     }
@@ -137,7 +138,7 @@ pub struct SimVm {
 }
 
 impl SimVm {
-    /// A VM with a ring for each size, and what has to be looked at from outside.
+    /// Creates a VM with a ring for each size, and returns what has to be looked at from outside.
     pub fn new(sizes: &[RingSize]) -> (Self, Vec<Rc<SimRing>>, Rc<RefCell<Outcome>>) {
         let kernel: Vec<_> = (0..)
             .zip(sizes)
@@ -150,7 +151,7 @@ impl SimVm {
         let vm = Self {
             rings: kernel
                 .iter()
-                .map(|ring| Ring::new(SimMemory(Rc::clone(ring)), 0))
+                .map(|ring| Ring::new(SimMemory(Rc::clone(ring)), Instant(0)))
                 .collect(),
             kernel: kernel.clone(),
             short_resets: VecDeque::new(),
@@ -164,7 +165,7 @@ impl SimVm {
         self.short_resets.extend(limits);
     }
 
-    /// No more short resets.
+    /// Makes all further resets whole.
     pub fn end_short_resets(&mut self) {
         self.short_resets.clear();
     }

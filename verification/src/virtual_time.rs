@@ -1,7 +1,7 @@
-//! The real reaper machine, handoff and collector over a simulated VM, in virtual time.
+//! The shipped reaper over a simulated VM, in virtual time.
 //!
-//! Whoever calls it plays the adversary: how late the reaper wakes, how long each part of its pass
-//! takes, when the guests run.
+//! The caller plays the adversary: it decides how late the reaper wakes, how long each part of its
+//! pass takes, and when the guests run.
 //!
 //! # The bounds, to the page and the microsecond
 //!
@@ -16,19 +16,21 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 
-use dirty_ring_core::collector::Collector;
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::{Collector, PassRings};
 use dirty_ring_core::controller::{
     Controller, Deadline, DeadlineConfig, Decision, Measurement, StateError,
 };
-use dirty_ring_core::doorbell::Wakes;
-use dirty_ring_core::entry::EntryMemory;
-use dirty_ring_core::handoff::Handoff;
-use dirty_ring_core::reaper::{Action, Reaper};
+use dirty_ring_core::entry::{DirtyGfn, EntryMemory};
+use dirty_ring_core::planner::Planner;
+use dirty_ring_core::reaper::{Reaper, Turn};
 use dirty_ring_core::ring::Ring;
+use dirty_ring_core::shared::SharedCollector;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::sync::{Lock, Park, Parked};
+use dirty_ring_core::time::{Instant, Micros};
 
-use crate::sim::{SimRing, SimVm};
+use crate::sim::{SimMemory, SimRing, SimVm};
 
 const US_PER_S: u128 = 1_000_000;
 
@@ -51,27 +53,31 @@ struct Guest {
     rate_per_s: u64,
     /// Pages that it goes on with at most before the ring is reset.
     working_set: u64,
-    ran_us: u64,
+    ran: Micros,
     paced: u64,
     /// Pages logged so far at the end of each stretch, and when its first one came.
-    stretches: VecDeque<(u64, u64)>,
+    stretches: VecDeque<(u64, Instant)>,
 }
 
 impl Guest {
-    /// Pages that an even pace makes of `us` microseconds.
-    fn pace(&self, us: u64) -> u64 {
-        (u128::from(us) * u128::from(self.rate_per_s) / US_PER_S) as u64
+    /// Returns the pages that an even pace makes of the time that it ran.
+    fn pace(&self) -> u64 {
+        (u128::from(self.ran.0) * u128::from(self.rate_per_s) / US_PER_S) as u64
+    }
+
+    fn logged(&self) -> u64 {
+        self.ring.taken() + self.ring.occupancy()
     }
 
     fn used(&self) -> u64 {
-        self.ring.taken() + self.ring.occupancy() - self.ring.resets()
+        self.logged() - self.ring.resets()
     }
 
-    /// Runs for `us` microseconds from `begin_us` on; returns whether the ring got full.
-    fn run(&mut self, begin_us: u64, us: u64) -> bool {
-        let before = self.ran_us;
-        self.ran_us += us;
-        let target = self.pace(self.ran_us);
+    /// Runs for `length` from `begin` on; returns whether the ring got full.
+    fn run(&mut self, begin: Instant, length: Micros) -> bool {
+        let before = self.ran;
+        self.ran = before + length;
+        let target = self.pace();
         let mut first = None;
         while self.paced < target {
             if self.used() >= self.soft_limit {
@@ -86,14 +92,14 @@ impl Guest {
         if let Some(page) = first {
             // The first instant at which the pace has come to that page.
             let ran = (u128::from(page) * US_PER_S).div_ceil(self.rate_per_s.into()) as u64;
-            let logged = self.ring.taken() + self.ring.occupancy();
-            self.stretches.push_back((logged, begin_us + ran - before));
+            self.stretches
+                .push_back((self.logged(), begin + (Micros(ran) - before)));
         }
         self.used() >= self.soft_limit
     }
 
-    /// When the oldest page came that isn't reset.
-    fn oldest_us(&mut self) -> Option<u64> {
+    /// Returns when the oldest page came that isn't reset.
+    fn oldest(&mut self) -> Option<Instant> {
         while self.stretches.front()?.0 <= self.ring.resets() {
             self.stretches.pop_front();
         }
@@ -104,53 +110,52 @@ impl Guest {
 /// The clock and the guests.
 #[derive(Debug)]
 struct World {
-    now_us: Cell<u64>,
+    now: Cell<Instant>,
     guests: RefCell<Vec<Guest>>,
     /// When a ring was full first, and which.
-    full: Cell<Option<(u64, usize)>>,
+    full: Cell<Option<(Instant, usize)>>,
     /// The longest that a page waited for its reset.
-    longest_wait_us: Cell<u64>,
-    /// Between the last ring's look and the first harvest.
-    look_us: Cell<u64>,
-    during_look: RefCell<Vec<Activity>>,
-    looks: Cell<usize>,
+    longest_wait: Cell<Micros>,
+    /// What the guests do while the reaper reacts.
+    reacting: RefCell<Vec<Activity>>,
+    /// Delays that the present pass has still before it: from the plan to the first harvest, and
+    /// from there to the reset.
+    after_plan: Cell<Micros>,
+    before_reset: Cell<Micros>,
 }
 
 impl World {
-    fn advance(&self, us: u64, activities: &[Activity]) {
-        let now_us = self.now_us.get();
+    fn advance(&self, length: Micros, activities: &[Activity]) {
+        let now = self.now.get();
         for (at, guest) in self.guests.borrow_mut().iter_mut().enumerate() {
-            let runs_us = match activities[at % activities.len()] {
-                Activity::None => 0,
-                Activity::Half => us / 2,
-                Activity::All => us,
+            let runs = match activities[at % activities.len()] {
+                Activity::None => Micros::ZERO,
+                Activity::Half => length / 2,
+                Activity::All => length,
             };
-            if guest.run(now_us, runs_us) && self.full.get().is_none() {
-                self.full.set(Some((now_us, at)));
+            if guest.run(now, runs) && self.full.get().is_none() {
+                self.full.set(Some((now, at)));
             }
         }
-        self.now_us.set(now_us + us);
+        self.now.set(now + length);
         self.note_waits();
+    }
+
+    /// Lets `length` pass while the reaper reacts.
+    fn react(&self, length: Micros) {
+        self.advance(length, &self.reacting.borrow());
     }
 
     fn note_waits(&self) {
         for guest in self.guests.borrow_mut().iter_mut() {
-            let since = guest.oldest_us().unwrap_or(self.now_us.get());
-            let waited = self.now_us.get().saturating_sub(since);
-            let longest = self.longest_wait_us.get().max(waited);
-            self.longest_wait_us.set(longest);
-        }
-    }
-
-    fn looked(&self) {
-        self.looks.set(self.looks.get() + 1);
-        if self.looks.get() == self.guests.borrow().len() {
-            self.advance(self.look_us.get(), &self.during_look.borrow());
+            let since = guest.oldest().unwrap_or(self.now.get());
+            let waited = self.now.get() - since;
+            self.longest_wait.set(self.longest_wait.get().max(waited));
         }
     }
 }
 
-/// A [`Deadline`] whose look takes time.
+/// A [`Deadline`] after whose plan time passes: between the looks and the first harvest.
 #[derive(Clone, Debug)]
 struct Slow {
     inner: Deadline,
@@ -163,17 +168,9 @@ impl Controller for Slow {
     fn current(&self) -> Decision {
         self.inner.current()
     }
-    fn on_wake(&mut self, now_us: u64, wakes: Wakes) {
-        self.world.looks.set(0);
-        self.inner.on_wake(now_us, wakes);
-    }
-    fn looks(&self) -> bool {
-        self.inner.looks()
-    }
-    fn wants<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> bool {
-        let wanted = self.inner.wants(ring);
-        self.world.looked();
-        wanted
+    fn plan<M: EntryMemory>(&mut self, now: Instant, rings: &mut PassRings<'_, M>) {
+        self.inner.plan(now, rings);
+        self.world.react(self.world.after_plan.take());
     }
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision {
         self.inner.on_reaped(measurement)
@@ -183,6 +180,40 @@ impl Controller for Slow {
     }
     fn restore(&mut self, state: &Self::State) -> Result<(), StateError> {
         self.inner.restore(state)
+    }
+}
+
+/// A [`SimVm`] before whose reset time passes.
+#[derive(Debug)]
+struct SlowVm {
+    inner: SimVm,
+    world: Rc<World>,
+}
+
+impl Backend for SlowVm {
+    type Memory = SimMemory;
+    type Error = ();
+
+    fn rings(&self) -> &[Ring<SimMemory>] {
+        self.inner.rings()
+    }
+    fn rings_mut(&mut self) -> &mut [Ring<SimMemory>] {
+        self.inner.rings_mut()
+    }
+    fn is_registered(&self, gfn: &DirtyGfn) -> bool {
+        self.inner.is_registered(gfn)
+    }
+    fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
+        self.inner.reject(ring, gfn);
+    }
+    fn reset(&mut self) -> Result<u32, ()> {
+        self.world.react(self.world.before_reset.take());
+        let entries = self.inner.reset();
+        self.world.note_waits();
+        entries
+    }
+    fn publish(&mut self, pages: &[DirtyGfn]) {
+        self.inner.publish(pages);
     }
 }
 
@@ -197,23 +228,22 @@ impl<T> Lock for OneThread<T> {
     }
 }
 
-/// Nobody sleeps: the caller moves the clock.
+/// A place where no thread sleeps: the caller moves the clock.
 #[derive(Debug)]
 struct Sleepless;
 
 impl Park for Sleepless {
-    fn park_until(&self, _deadline_us: u64) -> Parked {
+    fn park_until(&self, _until: Instant) -> Parked {
         Parked::TimedOut
     }
     fn unpark(&self) {}
 }
 
-/// The longest latency, in microseconds, that can be assured for rings of `size` at `rate_per_s`, if
-/// any can.
-pub fn longest_latency_us(rate_per_s: u64, size: RingSize) -> Option<u64> {
+/// Returns the longest latency that can be assured for rings of `size` at `rate_per_s`, if any can.
+pub fn longest_latency(rate_per_s: u64, size: RingSize) -> Option<Micros> {
     let accepted = |us: u64| {
         DeadlineConfig::STANDARD
-            .assured(rate_per_s, us, size)
+            .assured(rate_per_s, Micros(us), size)
             .is_ok()
     };
     let (mut good, mut bad) = (0, 1 << 40);
@@ -225,7 +255,7 @@ pub fn longest_latency_us(rate_per_s: u64, size: RingSize) -> Option<u64> {
             &mut bad
         }) = middle;
     }
-    accepted(good).then_some(good)
+    accepted(good).then_some(Micros(good))
 }
 
 /// What a VM is made of.
@@ -243,40 +273,45 @@ pub struct Setup {
 
 /// What the adversary does from the end of one pass to that of the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
-    /// A kick comes after so many microseconds, if the wait isn't over by then.
-    pub kick_after_us: Option<u64>,
-    /// From the planned wake (or the kick) to the real one, from there to the look, from the look
-    /// to the harvest, and from there to the reset, in microseconds.
-    pub delays_us: [u64; 4],
-    /// Whether the guests run during the wait, and during the pass: one for each in turn.
+pub struct Round {
+    /// A kick comes after this time, if the wait isn't over by then.
+    pub kick_after: Option<Micros>,
+    /// From the planned wake (or the kick) to the real one, from there to the look, from the plan
+    /// to the harvest, from there to the reset, and from there to the reaper's next turn, which is
+    /// the next batch or the end of the pass.
+    pub delays: [Micros; 5],
+    /// Whether the guests run during the wait: one for each in turn.
     pub waiting: Vec<Activity>,
-    /// During the four delays.
+    /// Whether they run during the five delays.
     pub reacting: Vec<Activity>,
 }
 
 /// What can be told from outside when a pass is over: where it all goes on from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Outside {
-    /// Until the planned wake, in microseconds.
-    pub wait_us: u64,
+    /// Until the planned wake.
+    pub wait: Micros,
     /// Of each ring: its occupancy, and how far the guest is from its next page.
     pub rings: Vec<(u64, u64)>,
 }
 
-type Shared<const BATCH: usize> = Handoff<OneThread<Collector<SimVm, BATCH>>, AtomicU32, Sleepless>;
+type Shared<const BATCH: usize> =
+    SharedCollector<OneThread<Collector<SlowVm, BATCH>>, AtomicU32, Sleepless>;
 
-/// The machine and its VM.
+/// The reaper and its VM.
 #[derive(Debug)]
 pub struct Drive<const BATCH: usize> {
     world: Rc<World>,
-    handoff: Shared<BATCH>,
+    shared: Shared<BATCH>,
     reaper: Reaper<Slow>,
-    until_us: u64,
+    until: Instant,
 }
 
 impl<const BATCH: usize> Drive<BATCH> {
     /// Starts the reaper at 0 over empty rings.
+    ///
+    /// # Panics
+    /// Where it doesn't wait.
     pub fn new(setup: &Setup) -> Self {
         let (vm, kernel, _) = SimVm::new(&vec![setup.size; setup.rings]);
         let guest = |ring| Guest {
@@ -284,33 +319,37 @@ impl<const BATCH: usize> Drive<BATCH> {
             soft_limit: setup.size.soft_limit().into(),
             rate_per_s: setup.rate_per_s,
             working_set: u64::MAX,
-            ran_us: 0,
+            ran: Micros::ZERO,
             paced: 0,
             stretches: VecDeque::new(),
         };
         let world = Rc::new(World {
-            now_us: Cell::new(0),
+            now: Cell::new(Instant(0)),
             guests: RefCell::new(kernel.into_iter().map(guest).collect()),
             full: Cell::new(None),
-            longest_wait_us: Cell::new(0),
-            look_us: Cell::new(0),
-            during_look: RefCell::new(Vec::new()),
-            looks: Cell::new(0),
+            longest_wait: Cell::new(Micros::ZERO),
+            reacting: RefCell::new(vec![Activity::None]),
+            after_plan: Cell::new(Micros::ZERO),
+            before_reset: Cell::new(Micros::ZERO),
         });
-        let reaper = Reaper::new(Slow {
-            inner: setup.deadline,
+        let collector = Collector::new(SlowVm {
+            inner: vm,
             world: Rc::clone(&world),
         });
+        let controller = Slow {
+            inner: setup.deadline,
+            world: Rc::clone(&world),
+        };
         let mut drive = Self {
             world,
-            handoff: Handoff::new(OneThread(RefCell::new(Collector::new(vm))), Sleepless),
-            reaper,
-            until_us: 0,
+            shared: SharedCollector::new(OneThread(RefCell::new(collector)), Sleepless),
+            reaper: Reaper::new(Planner::new(controller)),
+            until: Instant(0),
         };
-        drive.until_us = match drive.reaper.start(0) {
-            Action::Wait { until_us } => until_us,
+        match drive.turn() {
+            Turn::Wait { until } => drive.until = until,
             other => panic!("told {other:?} at the start"),
-        };
+        }
         drive
     }
 
@@ -319,72 +358,68 @@ impl<const BATCH: usize> Drive<BATCH> {
         self.world.guests.borrow_mut()[ring].working_set = pages;
     }
 
-    /// One wait and one pass.
+    fn turn(&mut self) -> Turn {
+        let now = self.world.now.get();
+        let turn = self.reaper.turn(&self.shared, now);
+        turn.expect("the simulated resets don't fail")
+    }
+
+    /// Lets one wait and one pass go by.
     ///
     /// # Panics
-    /// Where the machine does something else.
-    pub fn turn(&mut self, turn: &Turn) {
-        let now_us = self.world.now_us.get();
-        let kick_us = turn.kick_after_us.map(|after_us| now_us + after_us);
-        let kick_us = kick_us.filter(|&kick_us| kick_us < self.until_us);
-        let wake_us = kick_us.unwrap_or(self.until_us);
-        let wakes = kick_us.map_or(Wakes::TIMER, |_| Wakes::KICK);
-        let [late_us, before_look_us, look_us, before_reset_us] = turn.delays_us;
-        self.world.advance(wake_us - now_us, &turn.waiting);
-        self.world.advance(late_us, &turn.reacting);
-        let mut action = self.reaper.on_wake(self.world.now_us.get(), wakes);
-        self.world.advance(before_look_us, &turn.reacting);
-        self.world.look_us.set(look_us);
+    /// Where the reaper does something else.
+    pub fn round(&mut self, round: &Round) {
+        let now = self.world.now.get();
+        let kick = round.kick_after.map(|after| now + after);
+        let kick = kick.filter(|&kick| kick < self.until);
+        let wake = kick.unwrap_or(self.until);
+        let [late, before_look, after_plan, before_reset, before_turn] = round.delays;
+        self.world.advance(wake - now, &round.waiting);
+        if kick.is_some() {
+            self.shared.doorbell().kick();
+        }
         self.world
-            .during_look
+            .reacting
             .borrow_mut()
-            .clone_from(&turn.reacting);
-        let mut before_reset_us = Some(before_reset_us);
+            .clone_from(&round.reacting);
+        self.world.react(late);
+        assert_eq!(self.turn(), Turn::Again, "it doesn't wake");
+        self.world.react(before_look);
+        self.world.after_plan.set(after_plan);
+        self.world.before_reset.set(before_reset);
+        assert_eq!(self.turn(), Turn::Again, "a pass is over without its end");
+        // Nothing was harvested, so there was no reset to wait for.
+        self.world.react(self.world.before_reset.take());
+        self.world.react(before_turn);
         loop {
-            let now_us = self.world.now_us.get();
-            action = match action {
-                Action::Harvest { begin } => {
-                    let harvest = self.reaper.harvest(&self.handoff, now_us, begin);
-                    self.reaper.on_harvested(&harvest)
-                }
-                Action::Reset => {
-                    let us = before_reset_us.take().unwrap_or(0);
-                    self.world.advance(us, &turn.reacting);
-                    let reset = self.handoff.reset().expect("a simulated reset");
-                    self.world.note_waits();
-                    self.reaper.on_reset(self.world.now_us.get(), &reset)
-                }
-                Action::Wait { until_us } => {
-                    assert!(until_us > now_us, "no wait at all");
-                    self.until_us = until_us;
+            match self.turn() {
+                Turn::Again => {}
+                Turn::Wait { until } => {
+                    assert!(until > self.world.now.get(), "no wait at all");
+                    self.until = until;
                     return;
                 }
-                Action::Done => panic!("done without a stop"),
-            };
+                Turn::Done => panic!("done without a stop"),
+            }
         }
     }
 
-    /// When a ring was full first, and which ring.
-    pub fn full(&self) -> Option<(u64, usize)> {
+    /// Returns when a ring was full first, and which ring.
+    pub fn full(&self) -> Option<(Instant, usize)> {
         self.world.full.get()
     }
 
-    /// The longest that a page has waited for its reset, in microseconds.
-    pub fn longest_wait_us(&self) -> u64 {
-        self.world.longest_wait_us.get()
+    /// Returns the longest that a page has waited for its reset.
+    pub fn longest_wait(&self) -> Micros {
+        self.world.longest_wait.get()
     }
 
-    /// Now, in microseconds.
-    pub fn now_us(&self) -> u64 {
-        self.world.now_us.get()
+    /// Returns the time.
+    pub fn now(&self) -> Instant {
+        self.world.now.get()
     }
 
-    /// Until the planned wake, in microseconds.
-    pub fn wait_us(&self) -> u64 {
-        self.until_us - self.world.now_us.get()
-    }
-
-    /// Entries reset so far, all rings.
+    /// Returns the entries reset so far, all rings.
     pub fn resets(&self) -> u64 {
         let guests = self.world.guests.borrow();
         guests.iter().map(|guest| guest.ring.resets()).sum()
@@ -393,12 +428,12 @@ impl<const BATCH: usize> Drive<BATCH> {
     /// See [`Outside`].
     pub fn outside(&self) -> Outside {
         let phase = |guest: &Guest| {
-            let done = u128::from(guest.ran_us) * u128::from(guest.rate_per_s);
+            let done = u128::from(guest.ran.0) * u128::from(guest.rate_per_s);
             (done % US_PER_S) as u64
         };
         let guests = self.world.guests.borrow();
         Outside {
-            wait_us: self.wait_us(),
+            wait: self.until - self.world.now.get(),
             rings: guests
                 .iter()
                 .map(|guest| (guest.used(), phase(guest)))

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use dirty_ring_core::sync::{Lock, Park, Parked, SharedWord};
+use dirty_ring_core::time::Instant;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread::yield_now;
@@ -64,7 +65,7 @@ weak_word!(
     add: |word, amount| { word.fetch_add(amount, Ordering::Release); }
 );
 
-/// No token: wakes who sleeps already, and nobody else.
+/// No token: an `unpark` before the sleep is lost.
 pub type NoTokenPark = LoomPark<false>;
 
 /// A token that orders nothing: the sleeper wakes but may not see what was written before.
@@ -90,7 +91,7 @@ impl ModelPark for RelaxedTokenPark {
         }))
     }
 
-    fn pass_time_until(&self, _now_us: u64) {}
+    fn pass_time_until(&self, _now: Instant) {}
 
     fn watch(&self) -> &ParkWatch {
         &self.0.watch
@@ -98,10 +99,10 @@ impl ModelPark for RelaxedTokenPark {
 }
 
 impl Park for RelaxedTokenPark {
-    fn park_until(&self, _deadline_us: u64) -> Parked {
-        // In a model with one `unpark`, whoever sleeps a second time sleeps for ever.
+    fn park_until(&self, _until: Instant) -> Parked {
+        // In a model with one `unpark`, a second sleep has no end.
         while self.0.token.swap(0, Ordering::Relaxed) == 0 {
-            assert!(!self.0.woken.get(), "asleep for ever: a wake-up was lost");
+            assert!(!self.0.woken.get(), "asleep without end: a wake-up was lost");
             yield_now();
         }
         self.0.woken.set(true);
@@ -113,7 +114,7 @@ impl Park for RelaxedTokenPark {
     }
 }
 
-/// A lock that keeps nobody out.
+/// A lock that keeps no other caller out.
 #[derive(Debug)]
 pub struct NoLock<T> {
     guarded: RefCell<T>,

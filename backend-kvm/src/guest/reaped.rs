@@ -4,7 +4,7 @@ use std::fmt;
 
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::{Controller, Policy};
-use dirty_ring_core::reaper::{Events, NoEvents};
+use dirty_ring_core::planner::{Events, NoEvents};
 use dirty_ring_core::size::RingSize;
 use kvm_ioctls::Kvm;
 use vm_memory::GuestAddress;

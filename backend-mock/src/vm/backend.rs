@@ -2,7 +2,7 @@
 
 use core::convert::Infallible;
 
-use dirty_ring_core::collector::Backend;
+use dirty_ring_core::backend::Backend;
 use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::ring::Ring;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dirty_ring_core::entry::SlotId;
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::slots::SlotTable;
+use dirty_ring_core::time::Instant;
 
 use crate::config::{ConfigError, SimConfig};
 use crate::cost::{CostModel, PS_PER_US};
@@ -34,7 +35,7 @@ pub enum VcpuState {
 
 /// A simulated VM with dirty rings.
 ///
-/// It is a [`Backend`](dirty_ring_core::collector::Backend) in which time passes: a reset charges
+/// It is a [`Backend`](dirty_ring_core::backend::Backend) in which time passes: a reset charges
 /// the harvest before it and its own work, and the vCPUs run on meanwhile; the pages are protected
 /// at its end. Put it in a [`Collector`](dirty_ring_core::collector::Collector) to test a reaper
 /// of your own:
@@ -42,13 +43,14 @@ pub enum VcpuState {
 /// ```
 /// use dirty_ring_core::collector::Collector;
 /// use dirty_ring_core::size::RingSize;
+/// use dirty_ring_core::time::Instant;
 /// use dirty_ring_mock::{SimConfig, Vm};
 ///
 /// let mut config = SimConfig::new(RingSize::new(1024, 4096, 0)?);
-/// config.policy = Some(()); // log dirty pages; nobody decides but us
+/// config.policy = Some(()); // log dirty pages; the test decides when to drain
 /// let mut collector: Collector<Vm> = Collector::new(Vm::new(&config)?);
 /// collector.backend_mut().run_until_us(1_000);
-/// collector.drain(1_000)?;
+/// collector.drain(Instant(1_000))?;
 /// let vm = collector.backend();
 /// assert!(vm.now_ps() > 1_000_000_000);
 /// assert!(!vm.published(vm.slots()[0].0).is_some_and(|pages| pages.is_empty()));
@@ -118,7 +120,7 @@ impl Vm {
             now_ps: 0,
             end_ps: config.duration_us * PS_PER_US,
             slots: layout.slot_map().table(),
-            rings: memories.iter().map(|m| Ring::new(m.clone(), 0)).collect(),
+            rings: memories.iter().map(|m| Ring::new(m.clone(), Instant(0))).collect(),
             kernel: memories
                 .into_iter()
                 .map(|memory| KernelRing::new(memory, config.ring))

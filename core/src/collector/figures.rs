@@ -1,37 +1,30 @@
 //! What a collector counts.
 
-/// What a pass of the reaper found so far.
+/// What one pass of the reaper found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PassTally {
     /// Entries that the reaper harvested in this pass, all rings.
     pub harvested: u64,
-    /// Entries taken outside of the reaper's passes since the last one (by the ring-full path, or
-    /// a drain before slots change), all rings.
+    /// Entries that the ring-full path harvested since the last pass ended, all rings.
     pub ring_full_harvested: u64,
-    /// The largest share of one ring in the two figures above, in entries.
+    /// The most entries that one ring gave since the last pass ended, whoever took them.
     pub fullest: u32,
-}
-
-/// The answer to [`Collector::harvest`](super::Collector::harvest).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Harvested {
-    /// Entries taken by this call.
-    pub entries: u32,
-    /// The batch is full: reset, publish and harvest again, the pass isn't over.
-    pub more: bool,
-    /// The pass so far.
-    pub tally: PassTally,
+    /// Ring-full exits since the last pass ended, all rings.
+    pub ring_fulls: u32,
 }
 
 /// Totals over all rings since the collector was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Entries harvested by the reaper, or by a drain.
+    /// Entries harvested by the reaper's passes.
     pub reaper_harvested: u64,
     /// Entries harvested by vCPUs on ring-full.
     pub ring_full_harvested: u64,
+    /// Entries harvested by drains: a flush, or a change of memory slots.
+    pub drain_harvested: u64,
+    /// Ring-full exits.
+    pub ring_fulls: u64,
     /// Calls of the backend's reset.
     pub resets: u64,
     /// Of those, the ones that came back short.
@@ -40,6 +33,33 @@ pub struct Totals {
     pub entries_reset: u64,
     /// Pages published.
     pub published: u64,
-    /// Rings that the reaper looked at before it decided which to harvest.
+    /// Looks at a ring at the beginning of a pass.
     pub peeks: u64,
+}
+
+impl Totals {
+    /// No totals yet.
+    pub(crate) const ZERO: Self = Self {
+        reaper_harvested: 0,
+        ring_full_harvested: 0,
+        drain_harvested: 0,
+        ring_fulls: 0,
+        resets: 0,
+        short_resets: 0,
+        entries_reset: 0,
+        published: 0,
+        peeks: 0,
+    };
+
+    /// Returns the entries harvested by anyone.
+    pub const fn harvested(&self) -> u64 {
+        self.reaper_harvested
+            .saturating_add(self.ring_full_harvested)
+            .saturating_add(self.drain_harvested)
+    }
+}
+
+/// Adds to a total.
+pub(super) fn add(total: &mut u64, more: impl Into<u64>) {
+    *total = total.saturating_add(more.into());
 }

@@ -2,125 +2,58 @@
 //!
 //! A page's contents may be read only after the *reset* that follows its harvest, or a write in
 //! between is lost: until then KVM has the page writable and logs nothing (api.rst 8.29). So
-//! harvested pages stay inside the [`Collector`]; the only door is [`Collector::reset`], which
-//! gives a [`Publishable`] once KVM has reset everything that was ever harvested:
+//! harvested pages stay inside the [`Collector`], and only [`Collector::settle`] lets them out, once
+//! KVM has reset everything that was ever harvested. There is no other way to write it:
 //!
 //! ```compile_fail
-//! # use dirty_ring_core::collector::{Backend, Collector};
+//! # use dirty_ring_core::backend::Backend;
+//! # use dirty_ring_core::collector::Collector;
+//! # use dirty_ring_core::time::Instant;
 //! fn publish_before_reset<B: Backend>(mut collector: Collector<B>) {
-//!     collector.harvest(0, true);
-//!     collector.publish(); // no such method: it is `Publishable` that has it
+//!     collector.harvest(Instant(0));
+//!     collector.publish(); // private
 //! }
 //! ```
 //!
-//! Reset and publish have to happen under the same lock as well. `KVM_RESET_DIRTY_RINGS` flushes
+//! Reset and publication happen in one critical section as well. `KVM_RESET_DIRTY_RINGS` flushes
 //! the TLBs *after* it has let go of the VM's slots lock (virt/kvm/kvm_main.c,
 //! `kvm_vm_ioctl_reset_dirty_pages`), so a second reset may return while the first one's flush is
 //! still to come, and a vCPU may still write through a stale translation to a page that the second
-//! caller takes for protected. [`Handoff`](crate::handoff::Handoff) provides that lock.
+//! caller takes for protected. [`SharedCollector`](crate::shared::SharedCollector) has that lock.
+//!
+//! Three callers take entries, all through the same two steps: the reaper's pass
+//! ([`begin_pass`](Collector::begin_pass), [`reap`](Collector::reap)), the ring-full path of a vCPU
+//! ([`ring_full`](Collector::ring_full)), and a drain ([`drain`](Collector::drain)).
 
+mod drain;
 mod error;
 mod figures;
+mod pass;
 mod ring_full;
 
+pub use drain::Drain;
 pub use error::CollectError;
-pub use figures::{Harvested, PassTally, Totals};
+pub use figures::{PassTally, Totals};
+pub use pass::{MAX_PLANNED_RINGS, PassRings, Reaped, RingView, Scope};
 pub use ring_full::{DEFAULT_CHUNK, RingFullMode, RingFullReport};
 
 use heapless::Vec;
 
-use crate::entry::{DirtyGfn, EntryMemory};
-use crate::ring::Ring;
+use crate::backend::Backend;
+use crate::entry::DirtyGfn;
+use figures::add;
+use pass::Pass;
 
 /// Harvested pages that a collector holds at most until their reset, in pages (64 KiB of memory).
-/// A full ring of QEMU's and our default size fits; a larger one takes several resets.
+/// The longest that a vCPU on ring-full waits for the reaper is one such batch.
 pub const DEFAULT_BATCH: usize = 4096;
 
 /// Resets in a row that may reset nothing, although entries wait for it, before
 /// [`CollectError::Stalled`].
 pub const STALLED_RESETS: u32 = 1000;
 
-/// Resets in a row without progress after which a caller that has something better to do leaves
-/// the deficit to the next one.
+/// Resets in a row without progress after which a caller leaves the deficit to the next one.
 const PATIENCE_RESETS: u32 = 4;
-
-/// The rings of one VM and what can be done to them.
-///
-/// # What an implementer MUST give
-///
-/// * [`rings`](Self::rings) and [`rings_mut`](Self::rings_mut) are the same slice; a ring's index
-///   is its vCPU's index and stays the same while it is there.
-/// * [`reset`](Self::reset) resets harvested entries of all the rings and returns how many.
-///   It may return fewer than there are, even 0, when it was interrupted; it MUST NOT count an
-///   entry that was not harvested through these rings.
-/// * When `reset` returns, writes to the pages that it counted are logged again, for every vCPU.
-/// * [`publish`](Self::publish) MUST take every page that it is given: nobody will offer it again.
-pub trait Backend {
-    /// The memory of a ring.
-    type Memory: EntryMemory;
-    /// What a reset may fail with.
-    type Error;
-
-    /// The rings.
-    fn rings(&self) -> &[Ring<Self::Memory>];
-    /// The rings, to harvest them.
-    fn rings_mut(&mut self) -> &mut [Ring<Self::Memory>];
-    /// Does `gfn` name a page of the registered memory?
-    fn is_registered(&self, gfn: &DirtyGfn) -> bool;
-    /// Is told of an entry of ring `ring` that [`is_registered`](Self::is_registered) refused.
-    fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
-        let _ = (ring, gfn);
-    }
-    /// Lets KVM reset the harvested entries; returns how many it did.
-    ///
-    /// # Errors
-    /// The backend's own. Nothing is lost: the pages stay with the collector.
-    fn reset(&mut self) -> Result<u32, Self::Error>;
-    /// Hands out pages whose reset is done.
-    fn publish(&mut self, pages: &[DirtyGfn]);
-}
-
-/// The answer to [`Collector::reset`].
-#[must_use]
-pub enum Reset<'c, B, const BATCH: usize> {
-    /// Everything harvested is reset; the pages may go out.
-    Settled(Publishable<'c, B, BATCH>),
-    /// KVM came back early. Call again; nothing is lost.
-    Short {
-        /// Entries that it did reset.
-        entries: u32,
-        /// Entries that still wait.
-        outstanding: u64,
-    },
-}
-
-/// The right to publish: proof that every page in the batch has been reset since its harvest.
-///
-/// Dropping it loses nothing: the pages go out with the next one.
-#[must_use = "the harvested pages reach the consumer only through publish()"]
-pub struct Publishable<'c, B, const BATCH: usize> {
-    collector: &'c mut Collector<B, BATCH>,
-    entries: u32,
-}
-
-impl<B: Backend, const BATCH: usize> Publishable<'_, B, BATCH> {
-    /// Entries that the last reset did.
-    pub const fn entries(&self) -> u32 {
-        self.entries
-    }
-
-    /// Hands the pages to [`Backend::publish`]; returns how many.
-    pub fn publish(self) -> usize {
-        let pages = self.collector.batch.len();
-        if pages != 0 {
-            self.collector.backend.publish(&self.collector.batch);
-            self.collector.batch.clear();
-            let published = &mut self.collector.totals.published;
-            *published = published.saturating_add(pages as u64);
-        }
-        pages
-    }
-}
 
 /// Collects dirty pages from all the rings of one VM.
 #[derive(Debug)]
@@ -132,20 +65,11 @@ pub struct Collector<B, const BATCH: usize = DEFAULT_BATCH> {
     /// Resets in a row that did nothing although entries waited.
     barren_resets: u32,
     totals: Totals,
-    pass: PassTally,
-    /// The ring where the present pass goes on, and what it may still take from it.
-    cursor: PassCursor,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct PassCursor {
-    ring: usize,
-    /// `None`: the ring wasn't begun.
-    left: Option<u32>,
+    pass: Pass,
 }
 
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
-    /// A collector of the rings of `backend`.
+    /// Creates a collector of the rings of `backend`.
     pub const fn new(backend: B) -> Self {
         const { assert!(BATCH > 0, "a batch of no pages would never end a pass") };
         Self {
@@ -153,34 +77,18 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             batch: Vec::new(),
             outstanding: 0,
             barren_resets: 0,
-            totals: Totals {
-                reaper_harvested: 0,
-                ring_full_harvested: 0,
-                resets: 0,
-                short_resets: 0,
-                entries_reset: 0,
-                published: 0,
-                peeks: 0,
-            },
-            pass: PassTally {
-                harvested: 0,
-                ring_full_harvested: 0,
-                fullest: 0,
-            },
-            cursor: PassCursor {
-                ring: 0,
-                left: None,
-            },
+            totals: Totals::ZERO,
+            pass: Pass::NONE,
         }
     }
 
-    /// The backend.
+    /// Returns the backend.
     pub const fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// The backend, to add a ring or to change slots. Settle first (see
-    /// [`drain`](Self::drain)) where a slot goes away.
+    /// Returns the backend, to add a ring or to change slots. [`drain`](Self::drain) first where a
+    /// slot goes away.
     pub const fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
     }
@@ -190,182 +98,78 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.backend
     }
 
-    /// Totals so far.
+    /// Returns the totals so far.
     pub const fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Entries harvested and not yet reset: the deficit that the next reset has to make up for.
+    /// Returns the entries harvested and not yet reset: the deficit that the next reset has to make
+    /// up for.
     pub const fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
-    /// Harvests for the reaper: all rings, each at most once over, as far as the batch has room.
-    ///
-    /// `begin` starts a new pass; without it the pass goes on where the batch was full. A pass
-    /// takes no more from a ring than its size, so a guest that is faster than the reaper can't
-    /// keep it for ever.
-    pub fn harvest(&mut self, now_us: u64, begin: bool) -> Harvested {
-        if begin {
-            self.begin_pass();
-        }
-        self.harvest_wanted(now_us)
-    }
-
-    /// The same, but looks first and harvests only the rings that `wants` asks for; it is asked
-    /// at the beginning of the pass.
-    pub fn harvest_where(
-        &mut self,
-        now_us: u64,
-        begin: bool,
-        mut wants: impl FnMut(&mut Ring<B::Memory>) -> bool,
-    ) -> Harvested {
-        if begin {
-            self.begin_pass();
-            for ring in self.backend.rings_mut() {
-                ring.is_wanted = wants(ring);
-            }
-            let rings = self.backend.rings().len();
-            self.totals.peeks = self.totals.peeks.saturating_add(rings as u64);
-        }
-        self.harvest_wanted(now_us)
-    }
-
-    fn harvest_wanted(&mut self, now_us: u64) -> Harvested {
-        let mut entries = 0u32;
-        let mut more = false;
-        while let Some(ring) = self.backend.rings().get(self.cursor.ring) {
-            if !ring.is_wanted {
-                self.cursor.ring = self.cursor.ring.saturating_add(1);
-                continue;
-            }
-            let left = self.cursor.left.unwrap_or(ring.size().entries());
-            let first = self.cursor.left.is_none();
-            let room = self.room();
-            let taken = self.harvest_ring(self.cursor.ring, left.min(room));
-            if let Some(ring) = self.backend.rings_mut().get_mut(self.cursor.ring) {
-                let share = ring.note_taken_in_pass(now_us, taken, first);
-                self.pass.fullest = self.pass.fullest.max(share);
-            }
-            self.pass.harvested = self.pass.harvested.saturating_add(taken.into());
-            entries = entries.saturating_add(taken);
-            if taken == room && taken < left {
-                // The batch is full and there may be more behind it. A ring that it was full for
-                // from the first has not been begun.
-                if taken != 0 {
-                    self.cursor.left = Some(left.saturating_sub(taken));
-                }
-                more = true;
-                break;
-            }
-            self.cursor = PassCursor {
-                ring: self.cursor.ring.saturating_add(1),
-                left: None,
-            };
-        }
-        self.totals.reaper_harvested = self.totals.reaper_harvested.saturating_add(entries.into());
-        Harvested {
-            entries,
-            more,
-            tally: self.pass,
-        }
-    }
-
-    /// Lets the backend reset what was harvested. Once nothing is left to reset, the pages may go
-    /// out.
+    /// Resets what was harvested until nothing is left, and then publishes it. Gives up for now
+    /// where KVM makes no progress for a few calls, as with a signal pending on this thread; the
+    /// deficit is carried. Returns whether all is reset and published.
     ///
     /// # Errors
     /// The backend's, or a count that can't be: see [`CollectError`]. The pages stay here.
-    pub fn reset(&mut self) -> Result<Reset<'_, B, BATCH>, CollectError<B::Error>> {
-        let mut entries = 0;
-        if self.outstanding != 0 {
-            entries = self.backend.reset().map_err(CollectError::Reset)?;
-            self.totals.resets = self.totals.resets.saturating_add(1);
-            self.totals.entries_reset = self.totals.entries_reset.saturating_add(entries.into());
-            let Some(outstanding) = self.outstanding.checked_sub(entries.into()) else {
+    pub fn settle(&mut self) -> Result<bool, CollectError<B::Error>> {
+        let mut barren = 0u32;
+        while self.outstanding != 0 {
+            let entries = self.reset()?;
+            barren = if entries == 0 {
+                barren.saturating_add(1)
+            } else {
+                0
+            };
+            if barren == PATIENCE_RESETS {
+                return Ok(false);
+            }
+        }
+        self.publish();
+        Ok(true)
+    }
+
+    /// Calls the backend's reset once and accounts for what it did.
+    fn reset(&mut self) -> Result<u32, CollectError<B::Error>> {
+        let entries = self.backend.reset().map_err(CollectError::Reset)?;
+        add(&mut self.totals.resets, 1u32);
+        add(&mut self.totals.entries_reset, entries);
+        self.outstanding = match self.outstanding.checked_sub(entries.into()) {
+            Some(outstanding) => outstanding,
+            None => {
                 return Err(CollectError::ForeignReset {
                     reset: entries,
                     outstanding: self.outstanding,
                 });
-            };
-            self.outstanding = outstanding;
-            if entries != 0 {
-                self.barren_resets = 0;
             }
+        };
+        if entries != 0 {
+            self.barren_resets = 0;
         }
-        if self.outstanding == 0 {
-            return Ok(Reset::Settled(Publishable {
-                collector: self,
-                entries,
-            }));
-        }
-        self.totals.short_resets = self.totals.short_resets.saturating_add(1);
-        if entries == 0 {
-            self.barren_resets = self.barren_resets.saturating_add(1);
+        if self.outstanding != 0 {
+            add(&mut self.totals.short_resets, 1u32);
+            if entries == 0 {
+                self.barren_resets = self.barren_resets.saturating_add(1);
+            }
             if self.barren_resets >= STALLED_RESETS {
                 return Err(CollectError::Stalled {
                     outstanding: self.outstanding,
                 });
             }
         }
-        Ok(Reset::Short {
-            entries,
-            outstanding: self.outstanding,
-        })
+        Ok(entries)
     }
 
-    /// Resets until everything is reset and published, or until KVM makes no progress for a few
-    /// calls (a signal is pending on this thread). Returns the entries reset and whether all is
-    /// settled.
-    ///
-    /// # Errors
-    /// Those of [`reset`](Self::reset).
-    pub fn settle(&mut self) -> Result<(u64, bool), CollectError<B::Error>> {
-        let mut total = 0u64;
-        let mut barren = 0u32;
-        while barren < PATIENCE_RESETS {
-            let entries = match self.reset()? {
-                Reset::Settled(publishable) => {
-                    let entries = publishable.entries();
-                    publishable.publish();
-                    return Ok((total.saturating_add(entries.into()), true));
-                }
-                Reset::Short { entries, .. } => entries,
-            };
-            total = total.saturating_add(entries.into());
-            barren = if entries == 0 {
-                barren.saturating_add(1)
-            } else {
-                0
-            };
-        }
-        Ok((total, false))
-    }
-
-    /// Harvests, resets and publishes everything in all rings: before a memory slot changes, or
-    /// when the dirty log ends. Returns whether all is settled.
-    ///
-    /// # Errors
-    /// Those of [`reset`](Self::reset).
-    pub fn drain(&mut self, now_us: u64) -> Result<bool, CollectError<B::Error>> {
-        // Outside of the reaper's passes, whose tally and turn stay as they are.
-        for ring in 0..self.backend.rings().len() {
-            let taken = self.take_outside_pass(ring, u32::MAX, now_us)?;
-            self.totals.reaper_harvested =
-                self.totals.reaper_harvested.saturating_add(taken.into());
-        }
-        Ok(self.settle()?.1)
-    }
-
-    fn begin_pass(&mut self) {
-        self.cursor = PassCursor::default();
-        self.pass = PassTally::default();
-        for ring in self.backend.rings_mut() {
-            ring.is_wanted = true;
-            let taken = ring.begin_pass();
-            self.pass.ring_full_harvested =
-                self.pass.ring_full_harvested.saturating_add(taken.into());
-            self.pass.fullest = self.pass.fullest.max(taken);
+    /// Hands the batch to [`Backend::publish`]. Only [`settle`](Self::settle) may, after the reset.
+    fn publish(&mut self) {
+        let pages = self.batch.len() as u64;
+        if pages != 0 {
+            self.backend.publish(&self.batch);
+            self.batch.clear();
+            add(&mut self.totals.published, pages);
         }
     }
 
@@ -387,7 +191,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             // There is room: `limit` saw to that.
             let _ = batch.push(gfn);
         });
-        self.outstanding = self.outstanding.saturating_add(taken.into());
+        add(&mut self.outstanding, taken);
         self.refuse_unregistered(ring, begin);
         taken
     }

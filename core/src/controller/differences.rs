@@ -12,20 +12,20 @@ use RunLevel::{Fast1, Fast2, Fast4, MaxSpeed, Normal};
 
 const SIZE: RingSize = ring_size(4096);
 const IDLE: Measurement = Measurement {
-    elapsed_us: 1_000_000,
+    elapsed: Micros(1_000_000),
     harvested: 0,
     ring_full_harvested: 0,
     fullest: 0,
     ring_fulls: 0,
     wakes: Wakes::TIMER,
-    late_us: 0,
-    took_us: 0,
+    late: Micros(0),
+    took: Micros(0),
 };
 
 /// The reaper found `pages`, in one ring, after `elapsed_us`.
 fn found(pages: u32, elapsed_us: u64) -> Measurement {
     Measurement {
-        elapsed_us,
+        elapsed: Micros(elapsed_us),
         harvested: pages.into(),
         fullest: pages,
         ..IDLE
@@ -183,27 +183,27 @@ fn defect_5_the_seed_divides_by_the_size_and_the_ladder_by_the_soft_limit() {
 
 #[test]
 fn defect_6_the_floor_is_80_ms_in_the_seed_and_2_ms_in_the_ladder() {
-    let fastest_us = |policy: &mut dyn FnMut(&Measurement) -> Decision| {
+    let fastest = |policy: &mut dyn FnMut(&Measurement) -> Decision| {
         let storm = Measurement {
             ring_fulls: 1,
             ..found(4032, 10_000)
         };
-        (0..100).map(|_| policy(&storm).wait_us).min().unwrap()
+        (0..100).map(|_| policy(&storm).wait).min().unwrap()
     };
     let (mut seed, mut ladder) = (Policy::seed(SIZE), Policy::ladder(SIZE));
-    assert_eq!(fastest_us(&mut |found| seed.on_reaped(found)), 80_000);
-    assert_eq!(fastest_us(&mut |found| ladder.on_reaped(found)), 2_000);
+    assert_eq!(fastest(&mut |found| seed.on_reaped(found)), Micros(80_000));
+    assert_eq!(fastest(&mut |found| ladder.on_reaped(found)), Micros(2_000));
 }
 
 #[test]
 fn defect_7_the_seed_takes_one_level_a_pass_and_the_ladder_goes_where_it_is_wanted() {
     let mut seed = seed_at(SIZE, Normal, 0);
-    let mut us_to_max_speed = 0;
+    let mut to_max_speed = Micros::ZERO;
     while seed.state().level != MaxSpeed {
-        us_to_max_speed += seed.current().wait_us;
+        to_max_speed = to_max_speed + seed.current().wait;
         seed.on_reaped(&found(4000, 10_000));
     }
-    assert_eq!(us_to_max_speed, 1_975_000);
+    assert_eq!(to_max_speed, Micros(1_975_000));
     let mut ladder = ladder_at(SIZE, Normal, 0);
     assert_eq!(level_after(&mut ladder, &found(4000, 10_000)), Fast4);
 }
@@ -224,7 +224,7 @@ fn defect_7_a_hundred_ring_fulls_count_as_one_in_the_seed_and_one_by_one_in_the_
 fn defect_8_pages_of_the_ring_full_path_are_idleness_to_the_seed_and_load_to_the_ladder() {
     // The ring-fulls themselves were in the step before.
     let aftermath = Measurement {
-        elapsed_us: 100_000,
+        elapsed: Micros(100_000),
         harvested: 10,
         ring_full_harvested: 4032,
         fullest: 4042,

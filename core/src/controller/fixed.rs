@@ -1,16 +1,20 @@
-//! One interval for ever.
+//! One interval.
 
 use core::fmt;
 
-use super::{Controller, Decision, Measurement, Reasons, StateError};
+use super::{
+    Argument, Controller, Decision, Measurement, PolicyError, Reasons, Registered, StateError,
+};
+use crate::size::RingSize;
+use crate::time::Micros;
 
 /// Waits the same time before every reap, as QEMU does with its second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fixed {
-    wait_us: u64,
+    wait: Micros,
 }
 
-/// A fixed interval of 0 microseconds: the reaper would spin.
+/// A fixed interval of no length: the reaper would spin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedError;
 
@@ -23,20 +27,20 @@ impl fmt::Display for FixedError {
 impl core::error::Error for FixedError {}
 
 impl Fixed {
-    /// Waits `wait_us` microseconds each time.
+    /// Creates a controller that waits `wait` each time.
     ///
     /// # Errors
     /// [`FixedError`] where that is 0.
-    pub const fn new(wait_us: u64) -> Result<Self, FixedError> {
-        if wait_us == 0 {
+    pub const fn new(wait: Micros) -> Result<Self, FixedError> {
+        if wait.is_zero() {
             return Err(FixedError);
         }
-        Ok(Self { wait_us })
+        Ok(Self { wait })
     }
 
     const fn decision(&self, reasons: Reasons) -> Decision {
         Decision {
-            wait_us: self.wait_us,
+            wait: self.wait,
             level: None,
             reasons,
         }
@@ -60,5 +64,18 @@ impl Controller for Fixed {
 
     fn restore(&mut self, (): &()) -> Result<(), StateError> {
         Ok(())
+    }
+}
+
+impl Registered for Fixed {
+    const NAME: &'static str = "fixed";
+    const ARGUMENT: Argument = Argument::Required;
+
+    fn build(argument: Option<Micros>, _size: RingSize) -> Result<Self, PolicyError> {
+        let wait = argument.ok_or(PolicyError::MissingArgument { name: Self::NAME })?;
+        Self::new(wait).map_err(|_| PolicyError::Refused {
+            name: Self::NAME,
+            why: "an interval of no length would make the reaper spin: give it a length",
+        })
     }
 }

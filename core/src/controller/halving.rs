@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-use super::{Controller, Decision, Measurement, Reasons, StateError};
+use super::{Controller, Decision, Measurement, PolicyError, Reasons, Registered, StateError};
 use crate::size::RingSize;
+use crate::time::Micros;
 
 /// The constants of [`Halving`], checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +117,7 @@ impl Halving {
 
     fn decision(&self, reasons: Reasons) -> Decision {
         Decision {
-            wait_us: self.wait_us.into(),
+            wait: Micros(self.wait_us.into()),
             level: None,
             reasons,
         }
@@ -169,5 +170,13 @@ impl Controller for Halving {
         }
         self.wait_us = state.wait_us;
         Ok(())
+    }
+}
+
+impl Registered for Halving {
+    const NAME: &'static str = "halving";
+
+    fn build(_argument: Option<Micros>, size: RingSize) -> Result<Self, PolicyError> {
+        Ok(Self::new(HalvingConfig::REVIEW, size))
     }
 }

@@ -3,10 +3,11 @@
 use core::fmt;
 
 use super::{
-    Controller, Decision, LEVELS, LevelState, Measurement, Reasons, RunLevel, StateError, Waits,
-    WaitsError,
+    Controller, Decision, LEVELS, LevelState, Measurement, PolicyError, Reasons, Registered,
+    RunLevel, StateError, Waits, WaitsError,
 };
 use crate::size::RingSize;
+use crate::time::Micros;
 
 /// The level table of [`Ladder`]: waits, one high-water mark, and how many lows in a row the
 /// speed-down filter swallows.
@@ -137,23 +138,23 @@ impl Ladder {
         }
     }
 
-    /// The slowest level in whose wait a ring that took `entries` in `elapsed_us` stays below the
+    /// The slowest level in whose wait a ring that took `entries` in `elapsed` stays below the
     /// high-water mark; MAX_SPEED if there is none.
-    fn wanted(&self, entries: u32, elapsed_us: u64) -> RunLevel {
+    fn wanted(&self, entries: u32, elapsed: Micros) -> RunLevel {
         let entries = u128::from(entries);
         // Two passes within a microsecond say nothing of the rate but that it is finite.
-        let allowed = u128::from(self.high_water).saturating_mul(elapsed_us.max(1).into());
+        let allowed = u128::from(self.high_water).saturating_mul(elapsed.0.max(1).into());
         RunLevel::ALL
             .into_iter()
             .find(|&level| {
-                let wait_us = self.table.waits.wait_us(level);
+                let wait = self.table.waits.wait(level);
                 // A rate seen through whole entries is up to one entry too low. In a longer wait
                 // that one counts many times over: near a mark it would let a level through that
                 // is too slow, and the ladder would hunt.
                 let unseen = u128::from(level < self.state.level && entries != 0);
                 entries
                     .saturating_add(unseen)
-                    .saturating_mul(wait_us.into())
+                    .saturating_mul(wait.0.into())
                     < allowed
             })
             .unwrap_or(RunLevel::MaxSpeed)
@@ -161,7 +162,7 @@ impl Ladder {
 
     fn decision(&self, reasons: Reasons) -> Decision {
         Decision {
-            wait_us: self.table.waits.wait_us(self.state.level),
+            wait: self.table.waits.wait(self.state.level),
             level: Some(self.state.level),
             reasons,
         }
@@ -177,7 +178,7 @@ impl Controller for Ladder {
 
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision {
         let before = self.state.level;
-        let mut wanted = self.wanted(measurement.fullest, measurement.elapsed_us);
+        let mut wanted = self.wanted(measurement.fullest, measurement.elapsed);
         let mut reasons = Reasons::empty();
         if measurement.ring_fulls != 0 {
             reasons |= Reasons::RING_FULL;
@@ -215,5 +216,13 @@ impl Controller for Ladder {
         }
         self.state = *state;
         Ok(())
+    }
+}
+
+impl Registered for Ladder {
+    const NAME: &'static str = "ladder";
+
+    fn build(_argument: Option<Micros>, size: RingSize) -> Result<Self, PolicyError> {
+        Ok(Self::new(LadderTable::STANDARD, size))
     }
 }

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::time::Micros;
+
 /// How many run levels there are.
 pub const LEVELS: usize = 6;
 
@@ -136,16 +138,17 @@ impl Waits {
         Ok(Self(waits_us))
     }
 
-    /// The wait of `level`, in microseconds.
-    pub const fn wait_us(&self, level: RunLevel) -> u64 {
+    /// Returns the wait of `level`.
+    pub const fn wait(&self, level: RunLevel) -> Micros {
         let [normal, fast1, fast2, fast3, fast4, max_speed] = self.0;
-        (match level {
+        let us = match level {
             RunLevel::Normal => normal,
             RunLevel::Fast1 => fast1,
             RunLevel::Fast2 => fast2,
             RunLevel::Fast3 => fast3,
             RunLevel::Fast4 => fast4,
             RunLevel::MaxSpeed => max_speed,
-        }) as u64
+        };
+        Micros(us as u64)
     }
 }

@@ -1,19 +1,23 @@
-//! Controllers: how long to wait until the next reap.
+//! Controllers: how long to wait until the next pass, and which rings it takes.
 //!
-//! A controller hears of each pass of the reaper and answers with the next wait. It knows no
-//! clock, no ring and no KVM, and no step of it can fail: its configuration is checked once, by
-//! `const` constructors, so a wrong constant doesn't compile.
+//! A controller hears of each pass of the reaper and answers with the next wait. It knows no clock
+//! and no KVM, and no step of it can fail: its configuration is checked once, by `const`
+//! constructors, so a wrong constant doesn't compile.
 //!
 //! | policy | what it is |
 //! |---|---|
-//! | [`Fixed`] | one interval for ever, as QEMU's second |
+//! | [`Fixed`] | one interval, as QEMU's second |
 //! | [`Seed`] | the run levels proposed for QEMU in 2022, as meant |
 //! | [`Ladder`] | the same idea with its defects mended |
 //! | [`Halving`] | the counter-proposal from that patch's review |
 //! | [`Deadline`] | looks at the rings and waits as long as is safe |
 //!
 //! How [`Seed`] and [`Ladder`] differ, point by point, is in the documentation of [`Ladder`].
+//!
+//! To add one: implement [`Controller`] in a file of its own, run [`check`] on it, and, to make it
+//! known by name, implement [`Registered`] and add its line to the registry in `policy.rs`.
 
+mod checks;
 mod deadline;
 mod fixed;
 mod halving;
@@ -22,42 +26,43 @@ mod level;
 mod policy;
 mod seed;
 
+pub use checks::{Violation, check};
 pub use deadline::{Deadline, DeadlineConfig, DeadlineError, DeadlineState};
 pub use fixed::{Fixed, FixedError};
 pub use halving::{Halving, HalvingConfig, HalvingError, HalvingState};
 pub use ladder::{Ladder, LadderTable, LadderTableError};
 pub use level::{LEVELS, LevelState, RunLevel, Waits, WaitsError};
-pub use policy::{Policy, PolicyState};
+pub use policy::{Argument, Policy, PolicyError, PolicySpec, PolicyState, Registered};
 pub use seed::{LevelTable, LevelTableError, Seed};
 
 use core::fmt;
 
 use bitflags::bitflags;
 
+use crate::collector::PassRings;
 use crate::doorbell::Wakes;
 use crate::entry::EntryMemory;
-use crate::ring::Ring;
+use crate::time::{Instant, Micros};
 
-/// What one pass of the reaper found: all that a controller learns.
+/// What one pass of the reaper found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measurement {
-    /// Microseconds from the beginning of the last pass (or from the start) to that of this one.
-    pub elapsed_us: u64,
+    /// From the beginning of the last pass (or from the start) to that of this one.
+    pub elapsed: Micros,
     /// Pages that the reaper's own harvest found, all rings.
     pub harvested: u64,
     /// Pages that the ring-full path took since the last pass, all rings.
     pub ring_full_harvested: u64,
-    /// Most entries that one ring gave since the last pass, to the reaper and to the ring-full
-    /// path together.
+    /// The most entries that one ring gave since the last pass, whoever took them.
     pub fullest: u32,
     /// Ring-fulls since the last pass.
     pub ring_fulls: u32,
     /// What woke the reaper for this pass.
     pub wakes: Wakes,
-    /// Microseconds from the planned wake to the real one; 0 if something came before the time.
-    pub late_us: u64,
-    /// Microseconds that the pass took: harvests, resets and publications.
-    pub took_us: u64,
+    /// From the planned wake to the real one; 0 if something came before the time.
+    pub late: Micros,
+    /// How long the pass took: looks, harvests, resets and publications.
+    pub took: Micros,
 }
 
 bitflags! {
@@ -82,18 +87,21 @@ bitflags! {
         const AT_SLOWEST = 1 << 7;
         /// A ring would have been full before the next useful wake.
         const HEADROOM = 1 << 8;
-        /// Pages had waited for as long as they may, or somebody asked for them.
+        /// Pages had waited for as long as they may, or were asked for.
         const FRESHNESS = 1 << 9;
-        /// A ring is left longer than its headroom is sure to last: it has been calm.
-        const TRUST = 1 << 10;
+        /// A ring may fill faster than it did lately; until then it is left alone.
+        const CALM = 1 << 10;
+        /// A ring was reaped early because no page in it comes round within one ring.
+        const FREE = 1 << 11;
     }
 }
 
 /// A controller's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Microseconds to wait until the next reap.
-    pub wait_us: u64,
+    /// How long to wait until the next pass. [`Micros::MAX`]: until the doorbell rings. The planner
+    /// makes at least [`SHORTEST_WAIT`](crate::planner::SHORTEST_WAIT) of it.
+    pub wait: Micros,
     /// The run level, for a policy that has levels.
     pub level: Option<RunLevel>,
     /// Why.
@@ -104,40 +112,31 @@ pub struct Decision {
 ///
 /// # What an implementer MUST give
 ///
-/// * A step is pure: same state, same measurement, same decision.
-/// * No measurement may make it panic, divide by zero or overflow: zero times, zero pages and
-///   `MAX` of everything included.
-/// * `wait_us` is never 0.
-/// * [`restore`](Self::restore) of what [`state`](Self::state) gave makes a controller that goes on
-///   as the first one would have.
+/// [`check`] checks these on any controller.
+///
+/// * A step is pure: the same controller, the same rings, the same measurement, the same decision.
+/// * No ring and no measurement may make it panic, divide by zero or overflow: zero times, zero
+///   pages and `MAX` of everything included.
+/// * `wait` is never 0.
+/// * [`restore`](Self::restore) of what [`state`](Self::state) gave, with the rings restored from
+///   their states, makes a controller that goes on as the first one would have.
 pub trait Controller {
     /// What has to be saved to go on elsewhere: plain data, without the configuration.
     type State: Copy + fmt::Debug + PartialEq;
 
-    /// The decision that holds before the first pass (or, restored, before the next).
+    /// Returns the decision that holds before the first pass, or, restored, before the next.
     fn current(&self) -> Decision;
 
-    /// The reaper woke at `now_us` and begins a pass.
-    fn on_wake(&mut self, now_us: u64, wakes: Wakes) {
-        let _ = (now_us, wakes);
+    /// A pass begins at `now`, and every ring was looked at: leaves alone those that can wait. By
+    /// default none is.
+    fn plan<M: EntryMemory>(&mut self, now: Instant, rings: &mut PassRings<'_, M>) {
+        let _ = (now, rings);
     }
 
-    /// Does this policy look at the rings before it reaps? If not, all are reaped.
-    fn looks(&self) -> bool {
-        false
-    }
-
-    /// A ring, before the harvest: has it to be reaped in this pass? Asked of each ring in turn if
-    /// [`looks`](Self::looks) says so.
-    fn wants<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> bool {
-        let _ = ring;
-        true
-    }
-
-    /// A pass of the reaper is over.
+    /// A pass is over.
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision;
 
-    /// The state, to be saved.
+    /// Returns the state, to be saved between two passes.
     fn state(&self) -> Self::State;
 
     /// Goes on from a saved state.

@@ -3,10 +3,11 @@
 use core::fmt;
 
 use super::{
-    Controller, Decision, LEVELS, LevelState, Measurement, Reasons, RunLevel, StateError, Waits,
-    WaitsError, permille,
+    Controller, Decision, LEVELS, LevelState, Measurement, PolicyError, Reasons, Registered,
+    RunLevel, StateError, Waits, WaitsError, permille,
 };
 use crate::size::RingSize;
+use crate::time::Micros;
 
 /// The level table of [`Seed`]: waits, the ratio below which each level is wanted, and how many
 /// lows the speed-down filter swallows.
@@ -169,7 +170,7 @@ impl Seed {
 
     fn decision(&self, reasons: Reasons) -> Decision {
         Decision {
-            wait_us: self.table.waits.wait_us(self.state.level),
+            wait: self.table.waits.wait(self.state.level),
             level: Some(self.state.level),
             reasons,
         }
@@ -222,5 +223,13 @@ impl Controller for Seed {
     fn restore(&mut self, state: &LevelState) -> Result<(), StateError> {
         self.state = *state;
         Ok(())
+    }
+}
+
+impl Registered for Seed {
+    const NAME: &'static str = "seed";
+
+    fn build(_argument: Option<Micros>, size: RingSize) -> Result<Self, PolicyError> {
+        Ok(Self::new(LevelTable::PATCH, size))
     }
 }

@@ -100,10 +100,10 @@ fn the_transitions_of_the_seed_are_those_of_the_patch_as_meant() {
 
 #[test]
 fn the_waits_of_the_seed_are_those_of_the_patch() {
-    let waits_ms = RunLevel::ALL.map(|level| {
+    let waits = RunLevel::ALL.map(|level| {
         let mut seed = Seed::new(LevelTable::PATCH, ring_size(4096));
         seed.restore(&LevelState { level, lows: 0 }).unwrap();
-        seed.current().wait_us / 1000
+        seed.current().wait
     });
-    assert_eq!(waits_ms, [1000, 500, 250, 125, 100, 80]);
+    assert_eq!(waits, [1000, 500, 250, 125, 100, 80].map(Micros::from_millis));
 }

@@ -4,14 +4,14 @@ use super::*;
 use crate::size::RingSize;
 use crate::testing::{pml_ring_size, ring_size};
 
-/// What a reap of one vCPU's ring finds `wait_us` after the last where the guest dirties
+/// What a reap of one vCPU's ring finds `wait` after the last where the guest dirties
 /// `rate_per_s`: at each ring-full the vCPU empties the ring itself.
-fn found(rate_per_s: u64, wait_us: u64, size: RingSize) -> Measurement {
-    let pages = rate_per_s * wait_us / 1_000_000;
+fn found(rate_per_s: u64, wait: Micros, size: RingSize) -> Measurement {
+    let pages = rate_per_s * wait.0 / Micros::SECOND.0;
     let soft_limit = u64::from(size.soft_limit());
     let harvested = pages % soft_limit;
     Measurement {
-        elapsed_us: wait_us,
+        elapsed: wait,
         harvested,
         ring_full_harvested: pages - harvested,
         fullest: pages as u32,
@@ -26,7 +26,7 @@ fn late_changes(mut controller: impl Controller, rate_per_s: u64, size: RingSize
     let mut decision = controller.current();
     let mut changes = 0;
     for step in 0..400 {
-        let next = controller.on_reaped(&found(rate_per_s, decision.wait_us, size));
+        let next = controller.on_reaped(&found(rate_per_s, decision.wait, size));
         changes += u32::from(step >= 200 && next.level != decision.level);
         decision = next;
     }
@@ -45,7 +45,7 @@ fn rates_at_the_marks(size: RingSize) -> impl Iterator<Item = u64> {
     RunLevel::ALL.into_iter().flat_map(move |level| {
         let mut ladder = Ladder::new(LadderTable::STANDARD, size);
         ladder.restore(&LevelState { level, lows: 0 }).unwrap();
-        let mark = high_water * 1_000_000 / ladder.current().wait_us;
+        let mark = high_water * Micros::SECOND.0 / ladder.current().wait.0;
         let step = 1 + mark / 10_000;
         (0..200).map(move |at| mark.saturating_sub(100 * step) + at * step)
     })

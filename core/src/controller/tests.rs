@@ -1,6 +1,9 @@
 //! Rules that hold for every controller, and those of the simple ones. How `Seed` and `Ladder`
 //! differ is tested in `differences`, the whole of `Seed` in `seed_matrix`.
 
+mod checks;
+mod policy;
+
 use core::error::Error;
 use std::string::{String, ToString};
 use std::vec::Vec;
@@ -15,7 +18,7 @@ const RISING_PERMILLE: [u16; LEVELS - 1] = [100, 200, 300, 400, 500];
 
 fn policies(size: RingSize) -> [Policy; 5] {
     [
-        Policy::fixed(1_000_000).unwrap(),
+        Policy::fixed(Micros::SECOND).unwrap(),
         Policy::seed(size),
         Policy::ladder(size),
         Policy::halving(size),
@@ -84,8 +87,8 @@ fn each_wrong_wait_is_found_at_its_level() {
     }
     let waits = Waits::new(FALLING_US).unwrap();
     assert_eq!(
-        RunLevel::ALL.map(|level| waits.wait_us(level)),
-        FALLING_US.map(u64::from)
+        RunLevel::ALL.map(|level| waits.wait(level)),
+        FALLING_US.map(|us| Micros(us.into()))
     );
 }
 
@@ -144,8 +147,8 @@ fn each_wrong_halving_or_fixed_constant_has_its_own_error_that_says_what_to_do()
     assert_eq!(wrong, expected.map(|(error, _)| error));
     assert_distinct_and_helpful(&expected);
 
-    assert_eq!(Fixed::new(0), Err(FixedError));
-    assert_eq!(Policy::fixed(0), Err(FixedError));
+    assert_eq!(Fixed::new(Micros::ZERO), Err(FixedError));
+    assert_eq!(Policy::fixed(Micros::ZERO), Err(FixedError));
     assert!(FixedError.to_string().ends_with("give it a length"));
 }
 
@@ -172,7 +175,7 @@ fn halve(config: HalvingConfig, wait_us: u32, harvested: u64) -> (u64, Reasons) 
     };
     let decision = halving.on_reaped(&found);
     assert_eq!(decision.level, None);
-    (decision.wait_us, decision.reasons)
+    (decision.wait.0, decision.reasons)
 }
 
 #[test]
@@ -198,18 +201,18 @@ fn halving_is_clamped_at_both_ends() {
     assert_eq!(from(980_001, 0), (1_000_000, Reasons::SLOWER));
     assert_eq!(from(1_000_000, 0), (1_000_000, Reasons::AT_SLOWEST));
     let start = Halving::new(HalvingConfig::REVIEW, SIZE).current();
-    assert_eq!((start.wait_us, start.reasons), (1_000_000, Reasons::START));
+    assert_eq!((start.wait, start.reasons), (Micros::SECOND, Reasons::START));
 }
 
 #[test]
 fn fixed_keeps_its_interval_and_notes_ring_fulls() {
-    let mut fixed = Fixed::new(5).unwrap();
+    let mut fixed = Fixed::new(Micros(5)).unwrap();
     assert_eq!(fixed.current().reasons, Reasons::START);
     let mut random = Random::seeded(1);
     for _ in 0..1000 {
         let found = random.measurement();
         let decision = fixed.on_reaped(&found);
-        assert_eq!((decision.wait_us, decision.level), (5, None));
+        assert_eq!((decision.wait, decision.level), (Micros(5), None));
         let full = decision.reasons.contains(Reasons::RING_FULL);
         assert_eq!(full, found.ring_fulls != 0);
     }
@@ -237,7 +240,7 @@ fn goes_on_identically<C: Controller + Copy + fmt::Debug + PartialEq>(fresh: C) 
 
 #[test]
 fn a_restored_controller_goes_on_as_the_first_would_have() {
-    goes_on_identically(Fixed::new(1000).unwrap());
+    goes_on_identically(Fixed::new(Micros(1000)).unwrap());
     goes_on_identically(Seed::new(LevelTable::PATCH, SIZE));
     goes_on_identically(Ladder::new(LadderTable::STANDARD, SIZE));
     goes_on_identically(Halving::new(HalvingConfig::REVIEW, SIZE));
@@ -291,18 +294,18 @@ fn no_measurement_makes_a_policy_panic_or_wait_0() {
             for at in 0..3usize.pow(5) {
                 let digit = |place: u32| at / 3usize.pow(place) % 3;
                 let decision = policy.on_reaped(&Measurement {
-                    elapsed_us: longs[digit(0)],
+                    elapsed: Micros(longs[digit(0)]),
                     harvested: longs[digit(1)],
                     ring_full_harvested: longs[digit(2)],
                     fullest: shorts[digit(3)],
                     ring_fulls: shorts[digit(4)],
                     wakes: Wakes::all(),
-                    late_us: longs[digit(1)],
-                    took_us: longs[digit(2)],
+                    late: Micros(longs[digit(1)]),
+                    took: Micros(longs[digit(2)]),
                 });
-                assert_ne!(decision.wait_us, 0, "{policy:?}");
-                if !policy.looks() {
-                    assert_eq!(policy.current().wait_us, decision.wait_us);
+                assert!(!decision.wait.is_zero(), "{policy:?}");
+                if !matches!(policy, Policy::Deadline(_)) {
+                    assert_eq!(policy.current().wait, decision.wait);
                 }
             }
         }

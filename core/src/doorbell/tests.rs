@@ -39,12 +39,12 @@ fn a_stop_stays_set_and_a_kick_after_it_is_harmless() {
     let bed = Bed::default();
     let (doorbell, mut seen) = (doorbell(&bed), Seen::default());
     doorbell.stop();
-    assert_eq!(doorbell.wait(&mut seen, 9), Wakes::STOP);
+    assert_eq!(doorbell.wait(&mut seen, Instant(9)), Wakes::STOP);
     doorbell.kick();
-    assert_eq!(doorbell.wait(&mut seen, 9), Wakes::STOP | Wakes::KICK);
+    assert_eq!(doorbell.wait(&mut seen, Instant(9)), Wakes::STOP | Wakes::KICK);
     doorbell.stop();
-    assert_eq!(doorbell.wait(&mut seen, 9), Wakes::STOP);
-    assert!(bed.sleeps.borrow().is_empty(), "nobody sleeps after a stop");
+    assert_eq!(doorbell.wait(&mut seen, Instant(9)), Wakes::STOP);
+    assert!(bed.sleeps.borrow().is_empty(), "no sleep after a stop");
 }
 
 #[test]
@@ -52,11 +52,11 @@ fn a_ring_before_the_wait_ends_it_without_a_sleep() {
     let bed = Bed::default();
     let (doorbell, mut seen) = (doorbell(&bed), Seen::default());
     doorbell.kick();
-    assert_eq!(doorbell.wait(&mut seen, 100), Wakes::KICK);
+    assert_eq!(doorbell.wait(&mut seen, Instant(100)), Wakes::KICK);
     assert!(bed.sleeps.borrow().is_empty());
     // The token of that kick is still there: a sleep ends early, finds nothing and goes on.
-    assert_eq!(doorbell.wait(&mut seen, 100), Wakes::TIMER);
-    assert_eq!(*bed.sleeps.borrow(), [100, 100]);
+    assert_eq!(doorbell.wait(&mut seen, Instant(100)), Wakes::TIMER);
+    assert_eq!(*bed.sleeps.borrow(), [Instant(100); 2]);
 }
 
 #[test]
@@ -64,11 +64,11 @@ fn a_sleep_that_ends_for_no_reason_goes_on_to_the_same_deadline() {
     let bed = Bed::default();
     bed.restless.set(3);
     let (doorbell, mut seen) = (doorbell(&bed), Seen::default());
-    assert_eq!(doorbell.wait(&mut seen, 70), Wakes::TIMER);
-    assert_eq!(*bed.sleeps.borrow(), [70; 4]);
+    assert_eq!(doorbell.wait(&mut seen, Instant(70)), Wakes::TIMER);
+    assert_eq!(*bed.sleeps.borrow(), [Instant(70); 4]);
 }
 
-/// Somebody kicks just as the deadline passes.
+/// A kick comes just as the deadline passes.
 struct KickedAtDeadline;
 
 std::thread_local! {
@@ -76,7 +76,7 @@ std::thread_local! {
 }
 
 impl Park for KickedAtDeadline {
-    fn park_until(&self, _deadline_us: u64) -> Parked {
+    fn park_until(&self, _until: Instant) -> Parked {
         KICKED.with(|doorbell| doorbell.kicks.add(1));
         Parked::TimedOut
     }
@@ -86,6 +86,6 @@ impl Park for KickedAtDeadline {
 #[test]
 fn timer_and_kick_together_are_both_named() {
     let mut seen = Seen::default();
-    let wakes = KICKED.with(|doorbell| doorbell.wait(&mut seen, 5));
+    let wakes = KICKED.with(|doorbell| doorbell.wait(&mut seen, Instant(5)));
     assert_eq!((wakes, seen.kicks()), (Wakes::TIMER | Wakes::KICK, 1));
 }

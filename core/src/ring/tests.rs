@@ -11,9 +11,9 @@ fn ring() -> Ring<Cells> {
 
 /// A ring whose fetch index, and KVM's indices, stand at `index`.
 fn ring_at(index: u32) -> Ring<Cells> {
-    let mut ring = Ring::new(Cells::starting_at(ring_size(256), index), 0);
-    ring.fetch = index;
-    ring
+    let memory = Cells::starting_at(ring_size(256), index);
+    let state = RingPosition::from_index(index).into();
+    Ring::from_state(memory, &state, Instant(0))
 }
 
 fn harvest(ring: &mut Ring<Cells>, limit: u32) -> Vec<u64> {
@@ -82,8 +82,9 @@ fn peek_finds_every_occupancy_at_every_place_in_at_most_log2_loads() {
         for occupancy in 0..256u64 {
             let ring = ring_at(start);
             ring.memory.log_pages(0..occupancy);
+            let before = ring.memory.loads();
             assert_eq!(u64::from(ring.occupancy()), occupancy);
-            assert!(ring.memory.loads() <= 8, "log2 of 256 entries");
+            assert!(ring.memory.loads() - before <= 8, "log2 of 256 entries");
             for entries in [0, occupancy, occupancy + 1, 257, u64::from(u32::MAX)] {
                 assert_eq!(ring.is_at_least(entries as u32), entries <= occupancy);
             }
@@ -109,4 +110,84 @@ fn a_run_of_fruitless_exits_is_an_overrun_and_any_entry_ends_the_run() {
     harvest(&mut ring, 1);
     assert!((1..OVERRUN_EXITS).all(|_| !ring.note_fruitless_exit()));
     assert!(ring.note_fruitless_exit());
+}
+
+#[test]
+fn a_look_finds_what_occupancy_finds_whatever_the_last_look_found() {
+    for start in [0, 100, u32::MAX - 50] {
+        for (first, taken, more) in [
+            (0, 0, 0),
+            (0, 0, 255),
+            (1, 1, 0),
+            (1, 0, 1),
+            (64, 64, 64),
+            (100, 30, 120),
+            (254, 0, 1),
+            (200, 200, 3),
+        ] {
+            let mut ring = ring_at(start);
+            ring.memory.log_pages(0..first);
+            assert_eq!(u64::from(ring.look(Instant(10))), first);
+            assert_eq!(u64::from(ring.occupancy_seen()), first);
+            harvest(&mut ring, taken);
+            while ring.memory.reset_one().is_some() {}
+            ring.memory.log_pages(1000..1000 + more);
+            assert_eq!(ring.occupancy_seen(), first as u32 - taken, "no news without a look");
+            let expected = ring.occupancy();
+            assert_eq!(u64::from(expected), first - u64::from(taken) + more);
+            assert_eq!(ring.look(Instant(20)), expected);
+            assert_eq!(ring.occupancy_seen(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_harvest_beyond_the_last_look_leaves_nothing_seen() {
+    let mut ring = ring();
+    ring.memory.log_pages(0..10);
+    ring.look(Instant(10));
+    ring.memory.log_pages(10..50);
+    harvest(&mut ring, 40);
+    assert_eq!(ring.occupancy_seen(), 0);
+    assert_eq!(ring.look(Instant(20)), 10);
+}
+
+#[test]
+fn a_look_at_a_ring_that_stands_still_costs_two_loads_and_one_that_grows_some_more() {
+    for occupancy in [0, 1, 100, 191, 192] {
+        let mut ring = ring();
+        ring.memory.log_pages(0..occupancy);
+        ring.look(Instant(10));
+        let before = ring.memory.loads();
+        ring.look(Instant(20));
+        assert!(ring.memory.loads() - before <= 2, "{occupancy}");
+    }
+    for (occupancy, grown) in [(0, 1), (0, 200), (100, 3), (100, 60), (191, 1)] {
+        let mut ring = ring();
+        ring.memory.log_pages(0..occupancy);
+        ring.look(Instant(10));
+        let before = ring.memory.loads();
+        ring.memory.log_pages(0..grown);
+        ring.look(Instant(20));
+        let loads = ring.memory.loads() - before;
+        assert!(loads <= 2 * grown.ilog2() + 3, "{occupancy} + {grown}: {loads}");
+    }
+}
+
+#[test]
+fn a_restored_ring_goes_on_where_the_first_stopped() {
+    let mut first = ring_at(u32::MAX - 20);
+    first.memory.log_pages(0..100);
+    first.look(Instant(5_000));
+    harvest(&mut first, 60);
+    let state = first.state(Instant(6_000));
+    let taken = first.position();
+    // Pages that come meanwhile are in the ring, and no growth of the restored one.
+    first.memory.log_pages(100..130);
+    let mut restored = Ring::from_state(first.memory, &state, Instant(900_000));
+    assert_eq!(restored.position(), taken);
+    assert_eq!(restored.state(Instant(900_000)), state);
+    assert_eq!(restored.look(Instant(901_000)), 70);
+    assert_eq!(restored.growth().meter().max_per_s(), 0);
+    assert_eq!(harvest(&mut restored, 256), (60..130).collect::<Vec<_>>());
 }

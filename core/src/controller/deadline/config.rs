@@ -2,13 +2,15 @@
 
 use core::fmt;
 
-use super::{SHORTEST_ASSURED_WAIT_US, US_PER_S, USEFUL_PARTS, pages_in};
+use super::QUARTER;
+use crate::planner::SHORTEST_WAIT;
 use crate::size::RingSize;
+use crate::time::Micros;
 
 /// What [`Deadline`](super::Deadline) is to keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadlineConfig {
-    pub(super) freshness_us: u64,
+    pub(super) freshness: Option<Micros>,
     pub(super) assured: Option<Assured>,
 }
 
@@ -16,7 +18,7 @@ pub struct DeadlineConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Assured {
     pub(super) rate_per_s: u64,
-    pub(super) latency_us: u64,
+    pub(super) latency: Micros,
 }
 
 /// Why a [`DeadlineConfig`] was refused.
@@ -57,47 +59,49 @@ impl fmt::Display for DeadlineError {
 impl core::error::Error for DeadlineError {}
 
 impl DeadlineConfig {
-    /// Every page is reaped within a second, all else is learned.
-    pub const STANDARD: Self = match Self::new(US_PER_S) {
-        Ok(config) => config,
-        Err(_) => panic!("a second is a length"),
+    /// Pages are reaped when a ring can't wait or all are asked for; everything else is learned.
+    pub const STANDARD: Self = Self {
+        freshness: None,
+        assured: None,
     };
 
-    /// No page waits longer than `freshness_us` microseconds (and a wake-up) for its reap.
+    /// Limits how long a page waits for its reap: `limit`, and a wake-up. What this costs: a guest
+    /// faults again for each page of its working set, once per limit, whether or not a consumer
+    /// reads that often; and an idle guest costs one wake-up per limit.
     ///
     /// # Errors
     /// [`DeadlineError::ZeroFreshness`].
-    pub const fn new(freshness_us: u64) -> Result<Self, DeadlineError> {
-        if freshness_us == 0 {
+    pub const fn freshness(mut self, limit: Micros) -> Result<Self, DeadlineError> {
+        if limit.is_zero() {
             return Err(DeadlineError::ZeroFreshness);
         }
-        Ok(Self {
-            freshness_us,
-            assured: None,
-        })
+        self.freshness = Some(limit);
+        Ok(self)
     }
 
     /// Assures it that no ring of `size` fills faster than `rate_per_s` pages per second, and that
-    /// no pass is over later than `latency_us` microseconds after the wake that was planned (or, if
-    /// it was kicked before that, after the kick). Under these bounds there is no ring-full, from
-    /// the first page on; nothing is taken on trust.
+    /// no pass is over later than `latency` after the wake that was planned (or, if a kick came
+    /// first, after the kick). Under these bounds there is no ring-full, from the first page on;
+    /// nothing is learned.
     ///
     /// # Errors
     /// [`DeadlineError::ZeroRate`], [`DeadlineError::RingTooSmall`].
     pub const fn assured(
         mut self,
         rate_per_s: u64,
-        latency_us: u64,
+        latency: Micros,
         size: RingSize,
     ) -> Result<Self, DeadlineError> {
         if rate_per_s == 0 {
             return Err(DeadlineError::ZeroRate);
         }
-        // A ring is left only if a quarter of its time remains, so that quarter must outlast the
-        // reaction and the shortest wait too.
-        let left_us = latency_us.saturating_add(SHORTEST_ASSURED_WAIT_US);
-        let reaction = pages_in(left_us, rate_per_s).saturating_add(1);
-        let needed = reaction.saturating_mul(USEFUL_PARTS);
+        // A ring is left alone only if a quarter of its time remains, so that quarter must outlast
+        // the reaction and the shortest wait.
+        let reaction = Micros(latency.0.saturating_add(SHORTEST_WAIT.0));
+        let needed = reaction
+            .entries_at(rate_per_s)
+            .saturating_add(1)
+            .saturating_mul(QUARTER);
         if needed > size.soft_limit() as u64 {
             return Err(DeadlineError::RingTooSmall {
                 needed,
@@ -106,7 +110,7 @@ impl DeadlineConfig {
         }
         self.assured = Some(Assured {
             rate_per_s,
-            latency_us,
+            latency,
         });
         Ok(self)
     }

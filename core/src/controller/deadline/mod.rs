@@ -1,322 +1,301 @@
 //! Waits as long as is safe and no longer.
 
 mod config;
-mod look;
 
 pub use config::{DeadlineConfig, DeadlineError};
 
-use look::Cause;
-
-use super::{Controller, Decision, Measurement, Reasons, StateError};
-use crate::doorbell::Wakes;
+use super::{
+    Argument, Controller, Decision, Measurement, PolicyError, Reasons, Registered, StateError,
+};
+use crate::collector::{PassRings, RingView, Scope};
 use crate::entry::EntryMemory;
-use crate::ring::Ring;
+use crate::growth::fade;
 use crate::size::RingSize;
-
-const US_PER_S: u64 = 1_000_000;
+use crate::time::{Instant, Micros};
 
 /// Pages per second that a ring is taken to reach before any has been measured: a write-protect
 /// fault takes a microsecond at the least.
-const ASSUMED_PER_S: u64 = 1_000_000;
-
-/// With each measurement the assumption fades by so many parts.
-const ASSUMED_FADE_PARTS: u64 = 8;
-
-/// The highest rate measured counts for an eighth more: it was a mean over its interval.
-const MARGIN_PARTS: u64 = 8;
-
-/// With each measurement the highest rate measured fades by so many parts: one odd measurement is
-/// forgotten within seconds of a storm, and a quiet guest forgets nothing.
-const FADE_PARTS: u64 = 256;
-
-/// A rate is measured over this growth or more (a share of the soft limit), and over this time or
-/// more: less is noise.
-const MEASURABLE_GROWTH_PARTS: u32 = 8;
-const MEASURABLE_US: u64 = 200;
-
-/// The reaction time that is assumed before any was seen, in microseconds.
-const ASSUMED_REACTION_US: u64 = 500;
-
+const UNKNOWN_PEAK_PER_S: u64 = 1_000_000;
+/// The peak counts for an eighth more than was measured: that was a mean between two looks.
+const PEAK_MARGIN_PARTS: u64 = 8;
+/// The reaction that is assumed before any was seen.
+const UNKNOWN_REACTION: Micros = Micros(500);
+/// What a pass takes for the entries of all rings that grow, before any pass was seen to take longer:
+/// harvest, reset and publication of one entry take some 30 ns.
+const ENTRIES_PER_US: u64 = 32;
 /// With each pass the longest reaction fades by so many parts.
 const REACTION_FADE_PARTS: u64 = 64;
-
-/// A reaction counts for this share of the time that an empty ring lasts at the most: a smaller
-/// ring can't be saved from it, and to spin instead would help nobody.
+/// The reaction counts for this share of the time that an empty ring lasts at the most: a smaller
+/// ring can't be saved from it, and to spin instead would help no guest.
 const REACTION_PARTS: u64 = 2;
-
-/// A ring below this share of its soft limit is far from full: one load says so, and no more is
-/// asked.
-const FAR_FROM_FULL_PARTS: u32 = 4;
-
-/// A wake is useful that comes after this share of the time that an empty ring lasts. A ring whose
-/// headroom doesn't last until then is reaped now.
-const USEFUL_PARTS: u64 = 4;
-
-/// The same where several rings fill at once: those that are half full are reaped with the first.
-const ALONG_PARTS: u64 = 2;
-
-/// A ring that behaved for some time is trusted to behave for this share of it.
-const TRUST_PARTS: u64 = 32;
-
-/// A ring that was full while it was trusted is trusted half as long the next time, and so on for
-/// so many times: a guest that works in bursts is known for it after the first few.
-const MOST_DISAPPOINTMENTS: u8 = 3;
-
-/// After so long a calm, bursts are no more expected than from any other guest.
-const FORGIVEN_AFTER_US: u64 = 10 * US_PER_S;
-
-/// With each look the rate at which a ring grew lately fades by so many parts.
-const RATE_FADE_PARTS: u64 = 4;
-
+/// A pass or a look is worth its wake if the ring filled by a quarter since the last.
+const QUARTER: u64 = 4;
+/// A ring is calm once its rate has held for as many times what an empty ring lasts at the peak: by
+/// then more looks cost more CPU than the one ring-full that they might avoid.
+const CALM_RINGS: u64 = 4;
+/// A calm ring's rate may double before the next look.
+const CALM_MARGIN: u64 = 2;
+/// After a ring-full a ring isn't calm for so long: a guest that works in bursts is looked at.
+const CAREFUL: Micros = Micros::from_secs(10);
+/// Recurrences, or their absence, in a row that are believed.
+const BELIEVED: u32 = 3;
 /// A working set that fits may be this share of the soft limit larger than it was measured.
 const SLACK_PARTS: u32 = 64;
-
-/// The shortest wait, in microseconds: a ring that needs less can't be saved from its vCPU, and
-/// the reaper must leave the guest some CPU.
-const SHORTEST_WAIT_US: u64 = 100;
-
-/// The same where the bounds are assured: no wait is 0.
-const SHORTEST_ASSURED_WAIT_US: u64 = 1;
-
+/// A reap that costs nothing is done at this share of the soft limit: the other half is for late
+/// wake-ups.
+const HALF: u32 = 2;
 /// Pages are reaped up to this share of the freshness limit before their time if there is a wake
 /// anyway, or each ring would want a wake of its own.
 const FRESHNESS_PARTS: u64 = 8;
 
-/// The pages that come in `us` microseconds at `rate_per_s`, rounded up.
-const fn pages_in(us: u64, rate_per_s: u64) -> u64 {
-    let pages = (us as u128)
-        .saturating_mul(rate_per_s as u128)
-        .div_ceil(US_PER_S as u128);
-    if pages > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        pages as u64
-    }
-}
-
-/// Microseconds in which `entries` come at `rate_per_s`, rounded down; for ever at 0.
-fn time_for(entries: u32, rate_per_s: u64) -> u64 {
-    u64::from(entries)
-        .saturating_mul(US_PER_S)
-        .checked_div(rate_per_s)
-        .unwrap_or(u64::MAX)
-}
-
-/// Looks before it reaps.
+/// Weighs what an early reap costs against what a late one risks.
 ///
-/// A look at a ring is free for the guest ([`Ring::occupancy`]); a reap is not: each page that is
-/// still in use costs a fault again. So on each wake it looks at all rings, reaps only those that
-/// could be full before the next wake that is worth it, and leaves the others alone. Then it
-/// sleeps until the first ring's headroom may be used up, less the time that it takes to react.
+/// An early reap costs the pages that would have come round again before the ring was full: each is
+/// one more fault. A late one risks a ring-full. A look costs a wake. So each ring has a *mark*, the
+/// occupancy at which it wants to be reaped, and a *speed* at which it may get there:
+///
+/// | what is known of the ring | mark | speed |
+/// |---|---|---|
+/// | nothing yet, or its pages come round within one ring | soft limit, less the reaction | peak |
+/// | no page comes round within one ring: an early reap is free | half the soft limit | peak |
+/// | calm: its rate has held for some time | as above | twice that rate (once, if a reap is free), at most the peak |
+///
+/// *Left* is the time from here to the mark at that speed. A pass takes the rings whose left is less
+/// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring that
+/// stands still on its plateau, or whose working set fits, is not reaped for being nearly full: that
+/// would buy faults, not headroom.
+///
+/// A calm ring that doesn't grow at all has no mark: the wait has no end, and its next burst, which
+/// finds the ring full once, ends it. For ten seconds after a ring-full no ring of that vCPU is
+/// calm.
 ///
 /// # The promise
 ///
-/// *If no ring fills faster than `r_max` and no pass is over later than `latency` after its
-/// planned wake (or the kick that came before it), no ring is ever full.*
+/// *If no ring fills faster than `r_max` and no pass is over later than `latency` after its planned
+/// wake (or the kick that came before it), no ring is ever full.*
 ///
-/// With [`DeadlineConfig::assured`] both bounds are given, and the promise holds from the first
-/// page on. Without, they are learned:
-///
-/// * `r_max` is the highest rate that any ring has shown, plus an eighth; until one was measured,
-///   a million pages a second. It fades slowly, and only while there are others to measure. A ring
-///   that fills faster than any before may be full once; its rate is known then.
-/// * `latency` is the longest reaction (lateness of the wake, and the pass itself) of the last
-///   passes; until one was seen, half a millisecond.
-/// * A ring that hasn't grown faster than lately for some time is *trusted* to go on like that for
-///   1/32 of that time, even if its headroom wouldn't last at `r_max`: a guest that sleeps, or
-///   goes round in a working set that the ring holds already, isn't looked at hundreds of times a
-///   second. Its first burst may find the ring full once, and ends the trust; the next calm earns
-///   half as much of it, until there has been no burst for ten seconds.
-/// * A ring in which the same pages come round and fit isn't reaped for being nearly full: that
-///   would buy faults, not headroom. If it is full all the same, it takes twice as long to be
-///   believed the next time.
+/// With [`DeadlineConfig::assured`] both bounds are given, nothing is calm, and the promise holds
+/// from the first page on. Without, they are learned: `r_max` is the highest peak of any ring plus an
+/// eighth, `latency` the longest reaction (lateness of the wake, and the pass itself) of the last
+/// passes. A vCPU that does what it has not done before may find its ring full once.
 ///
 /// Each ring-full is noticed, and costs a vCPU the exit and one chunk
 /// ([`RingFullMode::Chunk`](crate::collector::RingFullMode)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
     config: DeadlineConfig,
-    soft_limit: u32,
+    size: RingSize,
     state: DeadlineState,
-    /// Rings that there were to look at in the last pass.
-    rings: u32,
-    survey: Survey,
+    /// What a pass over all rings that grow takes, as of the last plan.
+    pass: Micros,
+    /// What the plan of the present pass found, until its end.
+    plan: Option<Plan>,
 }
 
-const _: () = assert!(size_of::<Deadline>() <= 128, "a controller is a few words");
-
-/// What [`Deadline`] has learned.
+/// What [`Deadline`] has learned, beside what the rings know of themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadlineState {
-    /// The highest rate of any ring, in pages per second.
-    pub learned_per_s: u64,
-    /// What is still assumed of it, in pages per second.
-    pub assumed_per_s: u64,
-    /// The longest reaction, in microseconds.
-    pub reaction_us: u64,
+    /// The highest peak of any ring, in pages per second; 0 before any was measured.
+    pub peak_per_s: u64,
+    /// The longest reaction.
+    pub reaction: Micros,
 }
 
-/// The present pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Survey {
-    now_us: u64,
-    wakes: Wakes,
-    /// Rings that were looked at.
-    rings: u32,
-    /// When the first of them may be full.
-    due_us: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    /// The least that is left of any ring.
+    left: Micros,
+    reasons: Reasons,
+}
+
+/// How long a ring can be left.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    left: Micros,
+    /// In which the ring fills by a quarter.
+    quarter: Micros,
     reasons: Reasons,
 }
 
 impl Deadline {
-    /// The controller for rings of `size`.
+    /// Creates the controller for rings of `size`.
     pub const fn new(config: DeadlineConfig, size: RingSize) -> Self {
         Self {
             config,
-            soft_limit: size.soft_limit(),
+            size,
             state: DeadlineState {
-                learned_per_s: 0,
-                assumed_per_s: ASSUMED_PER_S,
-                reaction_us: ASSUMED_REACTION_US,
+                peak_per_s: 0,
+                reaction: UNKNOWN_REACTION,
             },
-            rings: 0,
-            survey: Survey {
-                now_us: 0,
-                wakes: Wakes::empty(),
-                rings: 0,
-                due_us: 0,
+            pass: Micros::ZERO,
+            plan: None,
+        }
+    }
+
+    /// Returns the rate that a ring may reach, in pages per second.
+    pub fn peak_per_s(&self) -> u64 {
+        match (self.config.assured, self.state.peak_per_s) {
+            (Some(assured), _) => assured.rate_per_s,
+            (None, 0) => UNKNOWN_PEAK_PER_S,
+            (None, peak) => {
+                let margin = peak.checked_div(PEAK_MARGIN_PARTS).unwrap_or(0);
+                peak.saturating_add(margin)
+            }
+        }
+    }
+
+    /// The time between a planned wake and the end of its pass.
+    fn reaction(&self, full: Micros) -> Micros {
+        match self.config.assured {
+            Some(assured) => assured.latency,
+            None => self.state.reaction.max(self.pass).min(full / REACTION_PARTS),
+        }
+    }
+
+    /// How long a ring can be left with `occupancy` entries in it and its plateau at `plateau`.
+    fn left(&self, now: Instant, ring: &RingView<'_>, occupancy: u32, plateau: u32) -> Left {
+        let soft_limit = ring.size.soft_limit();
+        let growth = ring.growth;
+        let peak = self.peak_per_s();
+        let full = Micros::of_entries(soft_limit.into(), peak);
+        // The last entry of the headroom is the one that makes the ring full.
+        let headroom = |from: u32| u64::from(soft_limit.saturating_sub(from).saturating_sub(1));
+        if self.config.assured.is_some() {
+            return Left {
+                left: Micros::of_entries(headroom(occupancy), peak) - self.reaction(full),
+                quarter: full / QUARTER,
                 reasons: Reasons::empty(),
-            },
+            };
         }
-    }
-
-    /// The rate that a ring may reach, in pages per second.
-    pub fn highest_rate_per_s(&self) -> u64 {
-        if let Some(assured) = self.config.assured {
-            return assured.rate_per_s;
+        let mut reasons = Reasons::empty();
+        let was_full = growth.full_at().is_some_and(|at| now - at < CAREFUL);
+        let is_calm = !was_full && now - growth.calm_since() >= full * CALM_RINGS;
+        let recurrence = growth.recurrence();
+        let is_free = recurrence.strangers() >= BELIEVED;
+        let mut speed = peak;
+        let mut from = occupancy;
+        if is_calm {
+            // Of a ring that is reaped at half its size the other half is the margin.
+            let margin = if is_free { 1 } else { CALM_MARGIN };
+            speed = growth.rate_per_s().saturating_mul(margin).min(peak);
+            from = occupancy.max(plateau);
+            reasons |= Reasons::CALM;
         }
-        let learned = self.state.learned_per_s;
-        let margin = learned.checked_div(MARGIN_PARTS).unwrap_or(0);
-        learned
-            .saturating_add(margin)
-            .max(self.state.assumed_per_s)
-            .max(1)
-    }
-
-    /// How long a ring with `headroom` can be left, for certain.
-    fn certain_us(&self, headroom: u32) -> u64 {
-        // The last page of it is the one that makes the ring full.
-        let headroom = headroom.saturating_sub(1);
-        self.in_time(time_for(headroom, self.highest_rate_per_s()))
-    }
-
-    /// When to wake for something that happens in `us` microseconds.
-    fn in_time(&self, us: u64) -> u64 {
-        let reaction_us = match self.config.assured {
-            Some(assured) => assured.latency_us,
-            None => self.state.reaction_us.min(self.full_us() / REACTION_PARTS),
+        let quarter = Micros::of_entries(soft_limit.into(), speed) / QUARTER;
+        let mut left = if is_free {
+            reasons |= Reasons::FREE;
+            let half = soft_limit.checked_div(HALF).unwrap_or(0);
+            Micros::of_entries(half.saturating_sub(from).into(), speed)
+        } else {
+            Micros::of_entries(headroom(from), speed) - self.reaction(full)
         };
-        us.saturating_sub(reaction_us)
-    }
-
-    /// How long it takes at the least to fill an empty ring.
-    fn full_us(&self) -> u64 {
-        time_for(self.soft_limit, self.highest_rate_per_s())
-    }
-
-    /// A ring grew by `entries` in `elapsed_us`.
-    fn measure(&mut self, entries: u32, elapsed_us: u64) {
-        if entries < self.soft_limit / MEASURABLE_GROWTH_PARTS || elapsed_us < MEASURABLE_US {
-            return;
+        let mut stands_at = plateau;
+        if recurrence.rounds() >= BELIEVED {
+            let slack = soft_limit.checked_div(SLACK_PARTS).unwrap_or(0);
+            stands_at = stands_at.max(recurrence.working_set().saturating_add(slack));
         }
-        let rate = u64::from(entries)
-            .saturating_mul(US_PER_S)
-            .checked_div(elapsed_us);
-        let faded = fade(self.state.learned_per_s, FADE_PARTS);
-        self.state.learned_per_s = faded.max(rate.unwrap_or(0));
-        self.state.assumed_per_s = fade(self.state.assumed_per_s, ASSUMED_FADE_PARTS);
+        if !is_free && occupancy <= stands_at {
+            left = left.max(quarter);
+        }
+        Left {
+            left,
+            quarter,
+            reasons,
+        }
     }
 
-    /// A wait where no ring was looked at: the measurement is all there is (a replay).
-    fn due_by_measurement(&mut self, measurement: &Measurement) -> u64 {
-        self.measure(measurement.fullest, measurement.elapsed_us);
-        self.survey.reasons |= Reasons::HEADROOM;
-        let left_us = self.certain_us(self.soft_limit);
-        self.survey.now_us.saturating_add(left_us)
+    /// Whether the oldest page of a ring has waited long enough, and how long it may wait still.
+    fn freshness(&self, now: Instant, ring: &RingView<'_>) -> (bool, Micros) {
+        let Some(limit) = self.config.freshness else {
+            return (false, Micros::MAX);
+        };
+        let full = Micros::of_entries(ring.size.soft_limit().into(), self.peak_per_s());
+        let limit = limit - self.reaction(full).min(limit / QUARTER);
+        let waited = now - ring.growth.oldest_since();
+        let soon = limit - limit / FRESHNESS_PARTS;
+        (ring.occupancy != 0 && waited >= soon, limit - waited)
     }
 
-    fn decision(&self, wait_us: u64, reasons: Reasons) -> Decision {
+    fn decision(&self, wait: Micros, reasons: Reasons) -> Decision {
         Decision {
-            wait_us,
+            // The planner has a floor of its own; this one is the trait's.
+            wait: wait.max(Micros(1)),
             level: None,
             reasons,
         }
     }
 }
 
-/// `value` less one of so many `parts`, and never stuck.
-fn fade(value: u64, parts: u64) -> u64 {
-    value.saturating_sub(value.div_ceil(parts.max(1)))
-}
-
 impl Controller for Deadline {
     type State = DeadlineState;
 
     fn current(&self) -> Decision {
-        let wait_us = self
-            .certain_us(self.soft_limit)
-            .min(self.config.freshness_us);
-        self.decision(wait_us.max(1), Reasons::START)
+        let soft_limit = u64::from(self.size.soft_limit());
+        let full = Micros::of_entries(soft_limit, self.peak_per_s());
+        let headroom = Micros::of_entries(soft_limit.saturating_sub(1), self.peak_per_s());
+        let wait = headroom - self.reaction(full);
+        let freshness = self.config.freshness.unwrap_or(Micros::MAX);
+        self.decision(wait.min(freshness), Reasons::START)
     }
 
-    fn on_wake(&mut self, now_us: u64, wakes: Wakes) {
-        self.survey = Survey {
-            now_us,
-            wakes,
-            rings: 0,
-            due_us: now_us.saturating_add(self.config.freshness_us),
+    fn plan<M: EntryMemory>(&mut self, now: Instant, rings: &mut PassRings<'_, M>) {
+        let mut growing = 0u64;
+        self.state.peak_per_s = 0;
+        for ring in (0..rings.len()).filter_map(|ring| rings.get(ring)) {
+            self.state.peak_per_s = self.state.peak_per_s.max(ring.growth.peak_per_s());
+            if ring.occupancy > ring.growth.plateau() {
+                growing = growing.saturating_add(ring.size.soft_limit().into());
+            }
+        }
+        self.pass = Micros(growing) / ENTRIES_PER_US;
+        let mut plan = Plan {
+            left: Micros::MAX,
             reasons: Reasons::empty(),
         };
-    }
-
-    fn looks(&self) -> bool {
-        true
-    }
-
-    fn wants<M: EntryMemory>(&mut self, ring: &mut Ring<M>) -> bool {
-        self.survey.rings = self.survey.rings.saturating_add(1);
-        let (cause, left_us) = self.look(ring);
-        if let Some(cause) = cause {
-            self.survey.reasons |= match cause {
-                Cause::RingFull => Reasons::RING_FULL,
-                Cause::Headroom => Reasons::HEADROOM,
-                Cause::Freshness => Reasons::FRESHNESS,
+        let all = rings.scope() == Scope::All;
+        for index in 0..rings.len() {
+            let Some(ring) = rings.get(index) else {
+                continue;
             };
+            let plateau = ring.growth.plateau();
+            let mut next = self.left(now, &ring, ring.occupancy, plateau);
+            let (is_due, mut fresh_for) = self.freshness(now, &ring);
+            let has_no_headroom = next.left < next.quarter;
+            if (all || is_due) && ring.occupancy != 0 {
+                plan.reasons |= Reasons::FRESHNESS;
+            }
+            plan.reasons.set(
+                Reasons::HEADROOM,
+                has_no_headroom || plan.reasons.contains(Reasons::HEADROOM),
+            );
+            if has_no_headroom || is_due || all {
+                // A ring taken because all pages were asked for keeps its plateau.
+                next = self.left(now, &ring, 0, if all { plateau } else { 0 });
+                fresh_for = self.config.freshness.unwrap_or(Micros::MAX);
+            } else {
+                rings.leave(index);
+            }
+            plan.reasons |= next.reasons;
+            plan.left = plan.left.min(next.left).min(fresh_for);
         }
-        let due_us = self.survey.now_us.saturating_add(left_us);
-        self.survey.due_us = self.survey.due_us.min(due_us);
-        cause.is_some()
+        self.plan = Some(plan);
     }
 
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision {
-        let reaction_us = measurement.late_us.saturating_add(measurement.took_us);
-        self.state.reaction_us = fade(self.state.reaction_us, REACTION_FADE_PARTS).max(reaction_us);
-        if self.survey.rings == 0 {
-            self.survey.due_us = self.due_by_measurement(measurement);
-        }
-        self.survey
-            .reasons
-            .set(Reasons::RING_FULL, measurement.ring_fulls != 0);
-        let over_us = self.survey.now_us.saturating_add(measurement.took_us);
-        let wait_us = self.survey.due_us.saturating_sub(over_us);
-        let shortest_us = match self.config.assured {
-            Some(_) => SHORTEST_ASSURED_WAIT_US,
-            None => SHORTEST_WAIT_US,
+        let reaction = measurement.late + measurement.took;
+        let faded = fade(self.state.reaction.0, REACTION_FADE_PARTS);
+        self.state.reaction = Micros(faded).max(reaction);
+        let (mut reasons, wait) = match self.plan.take() {
+            Some(plan) => (plan.reasons, plan.left - measurement.took),
+            // No rings were there to look at, as in a replay: the measurement is all there is.
+            None => {
+                let rate = measurement.elapsed.rate_of(measurement.fullest.into());
+                self.state.peak_per_s = self.state.peak_per_s.max(rate);
+                (Reasons::HEADROOM, self.current().wait)
+            }
         };
-        let wait_us = wait_us.min(self.config.freshness_us).max(shortest_us);
-        let survey = core::mem::take(&mut self.survey);
-        self.rings = survey.rings;
-        self.decision(wait_us, survey.reasons)
+        reasons.set(Reasons::RING_FULL, measurement.ring_fulls != 0);
+        self.decision(wait, reasons)
     }
 
     fn state(&self) -> DeadlineState {
@@ -325,7 +304,27 @@ impl Controller for Deadline {
 
     fn restore(&mut self, state: &DeadlineState) -> Result<(), StateError> {
         self.state = *state;
+        self.plan = None;
         Ok(())
+    }
+}
+
+impl Registered for Deadline {
+    const NAME: &'static str = "deadline";
+    const ARGUMENT: Argument = Argument::Optional;
+
+    fn build(argument: Option<Micros>, size: RingSize) -> Result<Self, PolicyError> {
+        let mut config = DeadlineConfig::STANDARD;
+        if let Some(limit) = argument {
+            config = config
+                .freshness(limit)
+                .map_err(|_| PolicyError::Refused {
+                    name: Self::NAME,
+                    why: "a freshness limit of no length would make the reaper spin: give it a \
+                          length",
+                })?;
+        }
+        Ok(Self::new(config, size))
     }
 }
 

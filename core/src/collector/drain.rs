@@ -1,0 +1,82 @@
+//! A drain: everything that is in the rings, outside of the reaper's passes.
+
+use super::{CollectError, Collector, add};
+use crate::backend::Backend;
+use crate::time::Instant;
+
+/// How far a drain is. It takes what was in each ring when it came to it, and no more, so a guest
+/// that writes on can't keep it busy without end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drain {
+    ring: usize,
+    /// Entries that are still to be taken from that ring; `None` before it began.
+    left: Option<u32>,
+}
+
+impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
+    /// Harvests, resets and publishes everything that is in the rings: before a memory slot changes,
+    /// or when a consumer wants every page that was dirtied so far. Returns whether all is settled.
+    ///
+    /// # Errors
+    /// Those of [`settle`](Self::settle).
+    pub fn drain(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
+        let mut drain = Drain::default();
+        loop {
+            let harvested_all = self.drain_harvest(&mut drain, now);
+            if !self.settle()? {
+                return Ok(false);
+            }
+            if harvested_all {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Takes one batch of `drain`; returns whether the drain is over: all rings emptied, reset and
+    /// published. For callers that give up the lock between two batches.
+    ///
+    /// # Errors
+    /// Those of [`settle`](Self::settle).
+    pub fn drain_batch(
+        &mut self,
+        drain: &mut Drain,
+        now: Instant,
+    ) -> Result<bool, CollectError<B::Error>> {
+        let harvested_all = self.drain_harvest(drain, now);
+        Ok(self.settle()? && harvested_all)
+    }
+
+    /// Harvests until the batch is full; returns whether all rings are done.
+    fn drain_harvest(&mut self, drain: &mut Drain, now: Instant) -> bool {
+        while let Some(ring) = self.backend.rings_mut().get_mut(drain.ring) {
+            let left = match drain.left {
+                Some(left) => left,
+                None => {
+                    let occupancy = ring.look(now);
+                    ring.note_taken(now, true);
+                    if occupancy != 0 {
+                        ring.note_harvest();
+                    }
+                    occupancy
+                }
+            };
+            if self.room() == 0 && left != 0 {
+                drain.left = Some(left);
+                return false;
+            }
+            let taken = self.harvest_ring(drain.ring, left);
+            add(&mut self.totals.drain_harvested, taken);
+            let left = left.saturating_sub(taken);
+            if left != 0 && self.room() == 0 {
+                drain.left = Some(left);
+                return false;
+            }
+            // Where less was found than the look saw, somebody else has taken the rest.
+            *drain = Drain {
+                ring: drain.ring.saturating_add(1),
+                left: None,
+            };
+        }
+        true
+    }
+}

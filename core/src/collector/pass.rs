@@ -1,0 +1,251 @@
+//! A pass of the reaper: look at every ring, plan, then take what the plan says batch by batch.
+
+use super::{CollectError, Collector, PassTally, Totals, add};
+use crate::backend::Backend;
+use crate::entry::EntryMemory;
+use crate::growth::Growth;
+use crate::ring::Ring;
+use crate::size::RingSize;
+use crate::time::Instant;
+
+/// Rings that a plan can leave alone: KVM's largest number of vCPUs. Rings beyond are always taken.
+pub const MAX_PLANNED_RINGS: usize = 4096;
+
+const WORDS: usize = MAX_PLANNED_RINGS / u64::BITS as usize;
+
+/// Which rings a pass takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that the controller's plan doesn't leave alone.
+    #[default]
+    Planned,
+    /// All of them: somebody asked for every page.
+    All,
+}
+
+/// The pass in progress.
+#[derive(Debug)]
+pub(super) struct Pass {
+    scope: Scope,
+    left_alone: [u64; WORDS],
+    /// The ring where the pass goes on.
+    ring: usize,
+    /// Entries that it may still take from that ring; `None` before it began.
+    left: Option<u32>,
+    harvested: u64,
+    /// Totals when the last pass ended.
+    before: Totals,
+}
+
+impl Pass {
+    pub(super) const NONE: Self = Self {
+        scope: Scope::All,
+        left_alone: [0; WORDS],
+        ring: 0,
+        left: None,
+        harvested: 0,
+        before: Totals::ZERO,
+    };
+
+    fn is_left_alone(&self, ring: usize) -> bool {
+        let (word, bit) = place(ring);
+        self.left_alone.get(word).is_some_and(|word| word & bit != 0)
+    }
+}
+
+fn place(ring: usize) -> (usize, u64) {
+    let bits = u64::BITS as usize;
+    let bit = 1u64.wrapping_shl(ring as u32 % u64::BITS);
+    (ring.checked_div(bits).unwrap_or(0), bit)
+}
+
+/// All rings at the beginning of a pass, looked at: what a controller plans with. It takes them all
+/// unless the plan leaves some alone.
+#[derive(Debug)]
+pub struct PassRings<'p, M> {
+    rings: &'p [Ring<M>],
+    scope: Scope,
+    left_alone: &'p mut [u64; WORDS],
+}
+
+/// One ring, as a controller sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct RingView<'p> {
+    /// The ring's size and soft limit.
+    pub size: RingSize,
+    /// Entries that wait in it.
+    pub occupancy: u32,
+    /// How it grows, the present look included.
+    pub growth: &'p Growth,
+}
+
+impl<'p, M: EntryMemory> PassRings<'p, M> {
+    /// Lets `plan` plan with `rings`, outside of any collector, and tells which it left alone.
+    pub(crate) fn play(
+        rings: &'p [Ring<M>],
+        told: &mut [bool],
+        plan: impl FnOnce(&mut PassRings<'_, M>),
+    ) {
+        let mut pass = Pass {
+            scope: Scope::Planned,
+            ..Pass::NONE
+        };
+        plan(&mut PassRings {
+            rings,
+            scope: pass.scope,
+            left_alone: &mut pass.left_alone,
+        });
+        for (ring, told) in told.iter_mut().enumerate() {
+            *told = pass.is_left_alone(ring);
+        }
+    }
+
+    /// Returns how many rings there are.
+    pub fn len(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// Returns whether there is no ring.
+    pub fn is_empty(&self) -> bool {
+        self.rings.is_empty()
+    }
+
+    /// Returns which rings the pass takes. Under [`Scope::All`] nothing can be left alone.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Returns ring `ring`.
+    pub fn get(&self, ring: usize) -> Option<RingView<'p>> {
+        self.rings.get(ring).map(|ring| RingView {
+            size: ring.size(),
+            occupancy: ring.occupancy_seen(),
+            growth: ring.growth(),
+        })
+    }
+
+    /// Leaves ring `ring` alone in this pass, if the scope allows it; returns whether it does.
+    pub fn leave(&mut self, ring: usize) -> bool {
+        let (word, bit) = place(ring);
+        match self.left_alone.get_mut(word) {
+            Some(word) if self.scope == Scope::Planned => {
+                *word |= bit;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What one batch of a pass did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Reaped {
+    /// Entries that it took.
+    pub entries: u32,
+    /// The pass is over: every ring was taken that it takes, and all is reset and published.
+    pub is_over: bool,
+}
+
+impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
+    /// Begins a pass: looks at every ring, and lets `plan` leave some alone.
+    pub fn begin_pass(
+        &mut self,
+        now: Instant,
+        scope: Scope,
+        plan: impl FnOnce(&mut PassRings<'_, B::Memory>),
+    ) {
+        self.pass = Pass {
+            scope,
+            before: self.pass.before,
+            ..Pass::NONE
+        };
+        for ring in self.backend.rings_mut() {
+            ring.look(now);
+        }
+        let rings = self.backend.rings();
+        add(&mut self.totals.peeks, rings.len() as u64);
+        plan(&mut PassRings {
+            rings,
+            scope,
+            left_alone: &mut self.pass.left_alone,
+        });
+    }
+
+    /// Takes one batch of the pass: harvests, resets, publishes. A pass takes no more from a ring
+    /// than its size, so a guest that is faster than the reaper can't keep it busy without end.
+    ///
+    /// # Errors
+    /// Those of [`settle`](Self::settle).
+    pub fn reap(&mut self, now: Instant) -> Result<Reaped, CollectError<B::Error>> {
+        let (entries, more) = self.harvest(now);
+        let settled = self.settle()?;
+        Ok(Reaped {
+            entries,
+            is_over: settled && !more,
+        })
+    }
+
+    /// The harvest of [`reap`](Self::reap) alone; returns the entries it took, and whether the
+    /// batch was full before the pass was over. For benchmarks: [`settle`](Self::settle) has to
+    /// follow.
+    pub fn harvest(&mut self, now: Instant) -> (u32, bool) {
+        let mut entries = 0u32;
+        let mut more = false;
+        while let Some(ring) = self.backend.rings().get(self.pass.ring) {
+            if self.pass.is_left_alone(self.pass.ring) {
+                self.next_ring();
+                continue;
+            }
+            let left = self.pass.left.unwrap_or(ring.size().entries());
+            let room = self.room();
+            if room == 0 {
+                more = true;
+                break;
+            }
+            let (index, first) = (self.pass.ring, self.pass.left.is_none());
+            let taken = self.harvest_ring(index, left);
+            entries = entries.saturating_add(taken);
+            if first && let Some(ring) = self.backend.rings_mut().get_mut(index) {
+                ring.note_taken(now, self.pass.scope == Scope::All);
+                if taken != 0 {
+                    ring.note_harvest();
+                }
+            }
+            if taken == room && taken < left {
+                // The batch is full, and there may be more behind it.
+                self.pass.left = Some(left.saturating_sub(taken));
+                more = true;
+                break;
+            }
+            self.next_ring();
+        }
+        add(&mut self.pass.harvested, entries);
+        add(&mut self.totals.reaper_harvested, entries);
+        (entries, more)
+    }
+
+    /// Ends the pass; returns what it found, and what came between it and the last one.
+    pub fn end_pass(&mut self) -> PassTally {
+        let mut fullest = 0;
+        for ring in self.backend.rings_mut() {
+            fullest = ring.end_pass().max(fullest);
+        }
+        let (before, now) = (self.pass.before, self.totals);
+        self.pass.before = now;
+        let ring_fulls = now.ring_fulls.saturating_sub(before.ring_fulls);
+        PassTally {
+            harvested: self.pass.harvested,
+            ring_full_harvested: now
+                .ring_full_harvested
+                .saturating_sub(before.ring_full_harvested),
+            fullest,
+            ring_fulls: u32::try_from(ring_fulls).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn next_ring(&mut self) {
+        self.pass.ring = self.pass.ring.saturating_add(1);
+        self.pass.left = None;
+    }
+}

@@ -1,0 +1,231 @@
+//! How a ring grows: a policy-neutral estimator that every ring carries and any controller reads.
+//!
+//! It learns from *looks*: at some time, KVM's index stood there. A look costs the guest nothing
+//! (see [`Ring::occupancy`](crate::ring::Ring::occupancy)), and because KVM's index runs freely,
+//! harvests in between don't matter.
+//!
+//! | question | answer |
+//! |---|---|
+//! | How fast may it fill? | [`peak_per_s`](Growth::peak_per_s), a maximum that fades |
+//! | How fast does it fill with what is new? | [`rate_per_s`](Growth::rate_per_s), and since when that has held: [`calm_since`](Growth::calm_since) |
+//! | Where does it stand still? | [`plateau`](Growth::plateau) |
+//! | Do its pages come round again within one ring? | [`recurrence`](Growth::recurrence) |
+//! | How long may its oldest entry have waited? | [`oldest_since`](Growth::oldest_since) |
+
+mod meter;
+mod recurrence;
+
+pub use meter::{RateMeter, WINDOW};
+pub use recurrence::Recurrence;
+
+use crate::time::{Instant, Micros};
+
+/// A look measures the peak over this share of the soft limit or more: less is noise.
+const MEASURABLE_PARTS: u32 = 8;
+/// A look measures the peak over this time or more: less is the noise of the clock's reader.
+const MEASURABLE: Micros = Micros(200);
+/// With each measurement the peak fades by so many parts: one odd measurement is forgotten within
+/// seconds of a storm, and a quiet guest forgets nothing.
+const PEAK_FADE_PARTS: u64 = 64;
+/// With each look that finds less, the rate fades by so many parts.
+const RATE_FADE_PARTS: u64 = 2;
+/// A rate that rose by more than this factor is a surprise.
+const SURPRISE: u64 = 2;
+/// A ring that hasn't grown for so long stands still. Longer than any page fault takes.
+const STILL: Micros = Micros(1_000);
+
+/// What is known of how one ring grows. Plain data: a copy of it is its saved state.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    /// The last look, and KVM's free-running index then.
+    looked: Instant,
+    published: u32,
+    /// The last look that found it grown.
+    grew: Instant,
+    peak_per_s: u64,
+    rate_per_s: u64,
+    calm_since: Instant,
+    plateau: u32,
+    oldest_since: Instant,
+    full: Option<Instant>,
+    recurrence: Recurrence,
+    meter: RateMeter,
+}
+
+/// What has to be saved of a [`Growth`], with times as ages: clocks differ between processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrowthState {
+    /// [`Growth::peak_per_s`].
+    pub peak_per_s: u64,
+    /// [`Growth::rate_per_s`].
+    pub rate_per_s: u64,
+    /// How long the rate has held.
+    pub calm_for: Micros,
+    /// How long it has stood still.
+    pub still_for: Micros,
+    /// [`Growth::plateau`].
+    pub plateau: u32,
+    /// How long its oldest entry may have waited.
+    pub oldest_for: Micros,
+    /// How long ago it was full, if it ever was.
+    pub full_for: Option<Micros>,
+    /// [`Growth::recurrence`].
+    pub recurrence: Recurrence,
+}
+
+impl Growth {
+    /// Creates the estimator of a ring whose KVM index stands at `published`.
+    pub(crate) const fn starting_at(now: Instant, published: u32) -> Self {
+        Self {
+            looked: now,
+            published,
+            grew: now,
+            peak_per_s: 0,
+            rate_per_s: 0,
+            calm_since: now,
+            plateau: 0,
+            oldest_since: now,
+            full: None,
+            recurrence: Recurrence::new(),
+            meter: RateMeter::new(),
+        }
+    }
+
+    /// Goes on from a saved state.
+    pub(crate) fn restore(&mut self, state: &GrowthState, now: Instant) {
+        self.peak_per_s = state.peak_per_s;
+        self.rate_per_s = state.rate_per_s;
+        self.calm_since = now - state.calm_for;
+        self.grew = now - state.still_for;
+        self.plateau = state.plateau;
+        self.oldest_since = now - state.oldest_for;
+        self.full = state.full_for.map(|ago| now - ago);
+        self.recurrence = state.recurrence;
+    }
+
+    /// Returns what to save at `now`.
+    pub fn state(&self, now: Instant) -> GrowthState {
+        GrowthState {
+            peak_per_s: self.peak_per_s,
+            rate_per_s: self.rate_per_s,
+            calm_for: now - self.calm_since,
+            still_for: now - self.grew,
+            plateau: self.plateau,
+            oldest_for: now - self.oldest_since,
+            full_for: self.full.map(|full| now - full),
+            recurrence: self.recurrence,
+        }
+    }
+
+    /// Returns the highest rate seen, in pages per second: the maximum over looks that found at
+    /// least an eighth of the ring, fading by 1/64 with each of them. 0 before the first.
+    pub const fn peak_per_s(&self) -> u64 {
+        self.peak_per_s
+    }
+
+    /// Returns the rate at which it has grown beyond its plateau lately, in pages per second: a
+    /// maximum that halves with each look that finds less.
+    pub const fn rate_per_s(&self) -> u64 {
+        self.rate_per_s
+    }
+
+    /// Returns since when the rate hasn't more than doubled from one look to the next.
+    pub const fn calm_since(&self) -> Instant {
+        self.calm_since
+    }
+
+    /// Returns the occupancy, in entries, up to which growth is no news: it stood there before.
+    pub const fn plateau(&self) -> u32 {
+        self.plateau
+    }
+
+    /// Returns since when the oldest entry in it may have waited.
+    pub const fn oldest_since(&self) -> Instant {
+        self.oldest_since
+    }
+
+    /// Returns when it was full last.
+    pub const fn full_at(&self) -> Option<Instant> {
+        self.full
+    }
+
+    /// Returns whether, and at what distance, its pages come round again.
+    pub const fn recurrence(&self) -> &Recurrence {
+        &self.recurrence
+    }
+
+    /// Returns the dirty rates of the last looks, for figures.
+    pub const fn meter(&self) -> &RateMeter {
+        &self.meter
+    }
+
+    /// KVM's free-running index at the last look.
+    pub(crate) const fn published(&self) -> u32 {
+        self.published
+    }
+
+    pub(crate) const fn recurrence_mut(&mut self) -> &mut Recurrence {
+        &mut self.recurrence
+    }
+
+    /// At `now`, KVM's index stood at `published` and `occupancy` entries waited in the ring.
+    pub(crate) fn look(&mut self, now: Instant, published: u32, occupancy: u32, soft_limit: u32) {
+        if occupancy == 0 {
+            self.oldest_since = now;
+        }
+        let elapsed = now - self.looked;
+        if elapsed.is_zero() {
+            // The next look measures this one's growth as well.
+            return;
+        }
+        let grown = published.wrapping_sub(self.published);
+        self.looked = now;
+        self.published = published;
+        self.meter.record(elapsed, grown.into());
+        if grown >= soft_limit / MEASURABLE_PARTS && elapsed >= MEASURABLE {
+            let rate = elapsed.rate_of(grown.into());
+            self.peak_per_s = fade(self.peak_per_s, PEAK_FADE_PARTS).max(rate);
+        }
+        let news = occupancy.saturating_sub(self.plateau).min(grown);
+        let rate = elapsed.rate_of(news.into());
+        if rate > self.rate_per_s.saturating_mul(SURPRISE) {
+            self.calm_since = now;
+        }
+        self.rate_per_s = fade(self.rate_per_s, RATE_FADE_PARTS).max(rate);
+        if grown != 0 {
+            self.grew = now;
+        } else if now - self.grew >= STILL {
+            self.plateau = self.plateau.max(occupancy);
+        }
+    }
+
+    /// Its vCPU left guest mode because it was full.
+    pub(crate) fn ring_full(&mut self, now: Instant) {
+        self.full = Some(now);
+        self.calm_since = now;
+        self.plateau = 0;
+        self.recurrence.forget();
+    }
+
+    /// A pass takes what is in it at `now`. What was taken only because somebody asked for all
+    /// pages will be there again.
+    pub(crate) fn taken(&mut self, now: Instant, on_request: bool) {
+        self.oldest_since = now;
+        if on_request {
+            self.recurrence.interrupt();
+        } else {
+            self.plateau = 0;
+        }
+    }
+}
+
+/// Returns `value` less one of so many `parts`, and never stuck above 0.
+pub(crate) const fn fade(value: u64, parts: u64) -> u64 {
+    match value.checked_div(parts) {
+        Some(part) if part != 0 => value.saturating_sub(part),
+        _ => value.saturating_sub(1),
+    }
+}
+
+#[cfg(test)]
+mod tests;
