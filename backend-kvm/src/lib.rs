@@ -47,9 +47,6 @@
 //! itself makes to guest memory never reach a ring and must be OR-ed in (vm-memory does so by
 //! itself when it writes through regions with a bitmap).
 
-#[cfg(target_arch = "x86_64")]
-pub mod guest;
-
 mod error;
 mod handles;
 mod host;

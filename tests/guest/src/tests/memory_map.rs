@@ -1,8 +1,8 @@
 //! The layout and its page tables, which need no KVM.
 
-use super::super::machine::allocate_slot;
-use super::super::tables::write_page_tables;
 use super::*;
+use crate::machine::allocate_slot;
+use crate::tables::write_page_tables;
 
 #[test]
 fn layout_cuts_the_data_area_into_slots_without_gaps() {
@@ -43,7 +43,7 @@ fn layout_rejects_what_is_out_of_range() {
     }
 }
 
-/// The page directory entry that maps `address`; 0 if none does.
+/// Returns the page directory entry that maps `address`, or 0.
 fn walk(layout: &GuestLayout, ram: &GuestRam, address: u64) -> u64 {
     const FRAME: u64 = !0xfff;
     [39, 30, 21]

@@ -1,4 +1,4 @@
-//! The guest as a whole: its VM, its memory and its slots.
+//! The guest's VM, its memory and its slots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,25 +11,25 @@ use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
-use super::code::CODE;
-use super::error::GuestError;
-use super::layout::{GuestConfig, GuestLayout, GuestSlot, PAGE_BYTES};
-use super::params::VcpuParams;
-use super::sys;
-use super::tables::write_page_tables;
-use super::threads::RunningGuest;
-use super::vcpu::{GuestVcpu, StartAddresses};
+use crate::code::CODE;
+use crate::error::GuestError;
+use crate::layout::{GuestConfig, GuestLayout, GuestSlot, PAGE_BYTES};
+use crate::params::VcpuParams;
+use crate::sys;
+use crate::tables::write_page_tables;
+use crate::threads::RunningGuest;
+use crate::vcpu::{GuestVcpu, StartAddresses};
 
-/// The guest's memory, with a bitmap per region for writes that the VMM itself makes.
+/// The guest's memory, with a dirty bitmap per region.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
 
-/// How long a warm-up waits between two looks.
+/// Interval at which a warm-up checks the page writes.
 const WARM_UP_LOOK: Duration = Duration::from_millis(1);
 
 /// A VM with the test guest loaded.
 #[derive(Debug)]
 pub struct Guest {
-    // Dropped before the memory that it points to.
+    // Declared before the memory that it points to, so that it is dropped first.
     vm: Arc<VmFd>,
     layout: GuestLayout,
     cpuid: CpuId,
@@ -38,13 +38,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Makes a VM with the guest's memory and code, and no vCPUs yet.
+    /// Creates a VM with the guest's memory and code, without vCPUs.
     ///
-    /// All memory is resident afterwards. Logging is off.
+    /// All of its memory is resident, and logging is off.
     ///
     /// # Errors
     ///
-    /// If `config` is out of range, memory is short, or KVM refuses the VM or a slot.
+    /// If `config` is out of range, memory can't be allocated, or KVM refuses the VM or a slot.
     pub fn new(kvm: &Kvm, config: GuestConfig) -> Result<Self, GuestError> {
         let layout = GuestLayout::new(config)?;
         let ram = allocate(&layout)?;
@@ -73,47 +73,47 @@ impl Guest {
         Ok(guest)
     }
 
-    /// The VM. Enable its dirty rings before [`create_vcpus`](Self::create_vcpus).
+    /// Returns the VM. Enable its dirty rings before [`create_vcpus`](Self::create_vcpus).
     ///
-    /// A vCPU that is made through it directly must not run after the guest and its vCPUs are
-    /// gone, because their memory is gone then.
+    /// A vCPU that is created through it directly must not run after the guest and its vCPUs are
+    /// dropped, because its memory is unmapped then.
     #[must_use]
     pub const fn vm(&self) -> &Arc<VmFd> {
         &self.vm
     }
 
-    /// The guest's memory; clones share it.
+    /// Returns the guest's memory; clones share it.
     #[must_use]
     pub const fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
-    /// Where everything lies in guest physical memory.
+    /// Returns the guest's physical memory map.
     #[must_use]
     pub const fn layout(&self) -> &GuestLayout {
         &self.layout
     }
 
-    /// The slots that hold data: those that [`set_logging`](Self::set_logging) logs.
+    /// Returns the data slots, which are those that [`set_logging`](Self::set_logging) logs.
     #[must_use]
     pub fn data_slots(&self) -> &[GuestSlot] {
         self.layout.data_slots()
     }
 
-    /// Sets what the vCPUs do, by vCPU index.
+    /// Returns the parameters of each vCPU, by index, which set what it does.
     #[must_use]
     pub fn params(&self) -> &[VcpuParams] {
         &self.params
     }
 
-    /// Switches dirty logging of all data slots on or off, also while the guest runs.
+    /// Switches dirty logging of all data slots on or off, even while the guest runs.
     ///
-    /// A dirty ring must have been reaped and reset before a slot changes (api.rst 8.29), or its
-    /// entries name pages that are logged no more.
+    /// A dirty ring must be harvested and reset before a slot changes (api.rst 8.29), or its entries
+    /// name pages that are no longer logged.
     ///
     /// # Errors
     ///
-    /// Names the slot that KVM refused to change; the slots before it are changed.
+    /// Names the slot that KVM refused to change; the slots before it have changed.
     pub fn set_logging(&self, on: bool) -> Result<(), GuestError> {
         let flags = if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         self.data_slots()
@@ -121,8 +121,8 @@ impl Guest {
             .try_for_each(|slot| self.set_slot(slot, flags))
     }
 
-    /// Makes all vCPUs. They idle until their [`params`](Self::params) are set, and can be made
-    /// only once.
+    /// Creates all vCPUs. They idle until their [`params`](Self::params) are set, and can be
+    /// created only once.
     ///
     /// # Errors
     ///
@@ -153,13 +153,13 @@ impl Guest {
             .collect()
     }
 
-    /// Lets each vCPU of `running` write the first `pages` of its pages once, and idle again:
-    /// the first touch of a page costs KVM a mapping, which no measurement should be charged with.
-    /// Returns the page writes of each vCPU so far.
+    /// Makes each vCPU of `running` write its first `pages` pages once and then idle again, so that
+    /// no measurement includes the mapping that the first access to a page costs KVM. Returns the
+    /// page writes of each vCPU so far.
     ///
     /// # Errors
     ///
-    /// If `pages` is out of range, or a vCPU has failed or doesn't answer.
+    /// If `pages` is out of range, or a vCPU has failed or does not answer.
     pub fn warm_up(&self, running: &RunningGuest, pages: u64) -> Result<Vec<u64>, GuestError> {
         for params in &self.params {
             params.set(pages, 0)?;
@@ -170,7 +170,7 @@ impl Guest {
         for params in &self.params {
             params.set(0, 0)?;
         }
-        // A vCPU may be in the middle of its last write: two looks alike, and it is idle.
+        // A vCPU may still be at its last write; it is idle once two counts are equal.
         let mut before = running.page_writes()?;
         loop {
             std::thread::sleep(WARM_UP_LOOK);
@@ -182,10 +182,10 @@ impl Guest {
         }
     }
 
-    /// Data pages that a vCPU has written after its first `since` page writes (by vCPU; 0 where
-    /// none is given) and that the memory's dirty bitmaps don't show. None, once everything was
-    /// logged, harvested and published there (as [`BitmapSink`](crate::BitmapSink) does), and
-    /// nobody cleared the bitmaps.
+    /// Counts the data pages that a vCPU has written after its first `since` page writes (by vCPU
+    /// index, 0 if missing) and that are clean in the memory's dirty bitmaps. The count is 0 once
+    /// everything was logged, harvested and published there, as
+    /// [`BitmapSink`](dirty_ring_kvm::BitmapSink) does, unless the bitmaps were cleared.
     ///
     /// # Errors
     ///
@@ -205,7 +205,7 @@ impl Guest {
                     let offset = address.0 - region.start_addr().0;
                     region.bitmap().dirty_at(offset as usize)
                 });
-                // The word is the count of the page's last write.
+                // The word is the vCPU's count at the last write to the page.
                 unlogged += u64::from(word > since && !is_logged);
             }
         }
@@ -225,7 +225,8 @@ impl Guest {
     }
 }
 
-/// Maps one region per slot, resident from the start so that no host fault disturbs a measurement.
+/// Maps one region per slot, resident from the start so that no page fault of the host disturbs a
+/// measurement.
 fn allocate(layout: &GuestLayout) -> Result<GuestRam, GuestError> {
     let slots = [layout.system_slot()];
     let regions = slots
@@ -236,8 +237,8 @@ fn allocate(layout: &GuestLayout) -> Result<GuestRam, GuestError> {
     GuestRam::from_regions(regions).map_err(GuestError::memory("put the guest's memory together"))
 }
 
-/// Maps the backing of one slot.
-pub(super) fn allocate_slot(slot: &GuestSlot) -> Result<GuestRegionMmap<AtomicBitmap>, GuestError> {
+/// Maps the memory of one slot.
+pub(crate) fn allocate_slot(slot: &GuestSlot) -> Result<GuestRegionMmap<AtomicBitmap>, GuestError> {
     let bytes = slot.bytes() as usize;
     let mapping = MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)

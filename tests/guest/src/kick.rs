@@ -1,12 +1,12 @@
-//! Getting a vCPU out of guest mode without losing a kick.
+//! Kicks that make a vCPU leave guest mode, none of which is lost.
 //!
-//! The kick is a real-time signal that the vCPU's thread blocks everywhere except inside
-//! `KVM_RUN` (`KVM_SET_SIGNAL_MASK`). Sent before the vCPU enters, it stays pending and `KVM_RUN`
-//! returns at once; sent inside, it interrupts; and it never cuts the reset of a ring-full
-//! callback short, because a blocked signal is not pending for `KVM_RESET_DIRTY_RINGS`.
+//! A kick is a real-time signal that the vCPU's thread blocks everywhere except inside `KVM_RUN`
+//! (`KVM_SET_SIGNAL_MASK`, api.rst 4.18). Sent before the vCPU enters, it stays pending and
+//! `KVM_RUN` returns at once; sent inside, it interrupts `KVM_RUN`. It never ends the reset of a
+//! ring-full callback early, because `KVM_RESET_DIRTY_RINGS` ignores blocked signals.
 //!
-//! Whether the vCPU may be in guest mode, stops and kicks are all noted under one lock, so no
-//! request can slip between a check and the entry.
+//! One lock guards the vCPU's state (in guest mode or not), kicks and stops, so that no request
+//! falls between a check and the entry.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use libc::{c_int, c_void, pid_t, siginfo_t};
 use vmm_sys_util::errno;
 use vmm_sys_util::signal::{self, SIGRTMIN};
 
-use super::error::GuestError;
-use super::sys;
+use crate::error::GuestError;
+use crate::sys;
 
-/// How long a kick may stay unanswered before it is an error.
+/// Time after which an unanswered kick is an error.
 pub const KICK_LIMIT: Duration = Duration::from_secs(5);
 
-/// The kick's distance from `SIGRTMIN`, away from the first ones, which VMMs use themselves.
+/// The kick's distance from `SIGRTMIN`: VMMs use the first real-time signals themselves.
 const KICK_SIGNAL_OFFSET: c_int = 7;
 
 fn kick_signal() -> c_int {
@@ -44,53 +44,53 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The thread that runs the vCPU.
+    /// Id of the thread that runs the vCPU.
     thread_id: pid_t,
     /// The vCPU is in `KVM_RUN`, on its way in, or on its way out.
     entered: bool,
     /// The kick signal was sent since the vCPU entered.
     signalled: bool,
-    /// The next entry has to return at once.
+    /// The next entry must return at once.
     kick_pending: bool,
     stop: bool,
-    /// How often the vCPU left guest mode; wraps.
+    /// Number of times that the vCPU left guest mode; wraps.
     exits: u64,
 }
 
-/// What a vCPU that wants to enter guest mode has to do.
+/// What a vCPU about to enter guest mode must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(crate) enum Entry {
     Run,
     Kicked,
     Stop,
 }
 
-/// A kick that has not been waited for.
+/// A kick whose effect has not been awaited yet.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Ticket {
-    /// The exit count to be passed; none if the vCPU was outside guest mode.
+pub(crate) struct Ticket {
+    /// Exit count that the vCPU has to leave behind; `None` if it was outside guest mode.
     exits: Option<u64>,
 }
 
 impl VcpuKicker {
-    pub(super) fn new(vcpu: usize) -> Self {
+    pub(crate) fn new(vcpu: usize) -> Self {
         Self {
             vcpu,
             shared: Arc::default(),
         }
     }
 
-    /// Index of the vCPU that it kicks.
+    /// Returns the index of the vCPU that it kicks.
     #[must_use]
     pub const fn vcpu(&self) -> usize {
         self.vcpu
     }
 
-    /// Makes the vCPU's current or next [`run`](super::GuestVcpu::run) return
-    /// [`Interrupted`](super::GuestExit::Interrupted) soon, and doesn't wait for it.
+    /// Makes the vCPU's current or next [`run`](crate::GuestVcpu::run) return
+    /// [`Interrupted`](crate::GuestExit::Interrupted), without waiting for it to return.
     ///
-    /// Kicks that come before the vCPU answers count as one. An exit for another reason, such as
+    /// Kicks that arrive before the vCPU answers count as one. An exit for another reason, such as
     /// a full ring, answers a kick as well.
     ///
     /// # Errors
@@ -104,10 +104,10 @@ impl VcpuKicker {
         self.signal(&mut state)
     }
 
-    /// Makes the vCPU leave guest mode and returns once it has; the vCPU's thread takes it back in
-    /// by itself. A vCPU outside guest mode is not disturbed.
+    /// Makes the vCPU leave guest mode and returns once it has left. The vCPU's thread re-enters
+    /// guest mode on its own. Has no effect on a vCPU outside guest mode.
     ///
-    /// This is a flush: what the hardware logged before the call is in the ring afterwards.
+    /// Acts as a flush: what the hardware logged before the call is in the ring afterwards.
     ///
     /// # Errors
     ///
@@ -117,26 +117,26 @@ impl VcpuKicker {
         self.wait(&ticket)
     }
 
-    /// Makes the current and every later [`run`](super::GuestVcpu::run) return
-    /// [`Stopped`](super::GuestExit::Stopped), and doesn't wait for it.
+    /// Makes the current and every later [`run`](crate::GuestVcpu::run) return
+    /// [`Stopped`](crate::GuestExit::Stopped), without waiting for it to return.
     ///
     /// # Errors
     ///
-    /// If the signal can't be sent; the vCPU stops at its next exit all the same.
+    /// If the signal can't be sent; the vCPU still stops at its next exit.
     pub fn request_stop(&self) -> Result<(), GuestError> {
         let mut state = self.lock();
         state.stop = true;
         self.signal(&mut state)
     }
 
-    /// Whether [`request_stop`](Self::request_stop) was called.
+    /// Returns whether [`request_stop`](Self::request_stop) was called.
     #[must_use]
     pub fn stop_requested(&self) -> bool {
         self.lock().stop
     }
 
     /// Kicks the vCPU if it is in guest mode; [`wait`](Self::wait) waits for it to leave.
-    pub(super) fn begin_kick(&self) -> Result<Ticket, GuestError> {
+    pub(crate) fn begin_kick(&self) -> Result<Ticket, GuestError> {
         let mut state = self.lock();
         self.signal(&mut state)?;
         Ok(Ticket {
@@ -144,7 +144,8 @@ impl VcpuKicker {
         })
     }
 
-    pub(super) fn wait(&self, ticket: &Ticket) -> Result<(), GuestError> {
+    /// Waits until the vCPU has left guest mode since the kick of `ticket`.
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), GuestError> {
         let Some(exits) = ticket.exits else {
             return Ok(());
         };
@@ -164,17 +165,17 @@ impl VcpuKicker {
         Ok(())
     }
 
-    /// The error of a vCPU that did not answer within [`KICK_LIMIT`].
-    pub(super) fn timeout(&self) -> GuestError {
+    /// Returns the error of a vCPU that did not answer within [`KICK_LIMIT`].
+    pub(crate) fn timeout(&self) -> GuestError {
         GuestError::KickTimeout {
             vcpu: self.vcpu,
             limit: KICK_LIMIT,
         }
     }
 
-    /// Makes the calling thread the one that runs the vCPU: the kick signal is blocked on it from
-    /// now on, and open while it is in `KVM_RUN`.
-    pub(super) fn register_current_thread(&self, fd: &VcpuFd) -> Result<(), GuestError> {
+    /// Registers the calling thread as the one that runs the vCPU: from now on it blocks the kick
+    /// signal, except inside `KVM_RUN`.
+    pub(crate) fn register_current_thread(&self, fd: &VcpuFd) -> Result<(), GuestError> {
         install_handler()?;
         match signal::block_signal(kick_signal()) {
             Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => {}
@@ -193,8 +194,8 @@ impl VcpuKicker {
         Ok(())
     }
 
-    /// To be called right before `KVM_RUN`, which may follow only on [`Entry::Run`].
-    pub(super) fn enter(&self) -> Entry {
+    /// Notes that `KVM_RUN` is about to be called, which is allowed only after [`Entry::Run`].
+    pub(crate) fn enter(&self) -> Entry {
         let mut state = self.lock();
         if state.stop {
             return Entry::Stop;
@@ -206,9 +207,9 @@ impl VcpuKicker {
         Entry::Run
     }
 
-    /// To be called right after `KVM_RUN`: takes the kick signal off the thread's queue and wakes
-    /// those who wait.
-    pub(super) fn leave(&self) -> Result<(), GuestError> {
+    /// Notes that `KVM_RUN` has returned: clears the pending kick signal of the thread and wakes
+    /// the waiting threads.
+    pub(crate) fn leave(&self) -> Result<(), GuestError> {
         let mut state = self.lock();
         state.entered = false;
         state.exits = state.exits.wrapping_add(1);
@@ -220,7 +221,7 @@ impl VcpuKicker {
         Ok(())
     }
 
-    /// Sends the kick signal, once for each stay in guest mode.
+    /// Sends the kick signal, at most once per stay in guest mode.
     fn signal(&self, state: &mut State) -> Result<(), GuestError> {
         if state.entered && !state.signalled {
             sys::signal_thread(state.thread_id, kick_signal()).map_err(|source| {
@@ -242,8 +243,8 @@ impl VcpuKicker {
     }
 }
 
-/// Installs the handler that keeps a kick from ending the process. It does nothing, and as a rule
-/// it isn't even called: a kick inside `KVM_RUN` is blocked again before `KVM_RUN` returns.
+/// Installs the handler that keeps a kick from terminating the process. The handler does nothing
+/// and is rarely called: a kick inside `KVM_RUN` is blocked again before `KVM_RUN` returns.
 fn install_handler() -> Result<(), GuestError> {
     static INSTALLED: OnceLock<errno::Result<()>> = OnceLock::new();
 

@@ -1,4 +1,4 @@
-//! Full rings: the soft limit, and ring-full callbacks that go wrong.
+//! Full rings: the soft limit and failing ring-full callbacks.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::*;
 
 const RING_BYTES: u64 = 4096 * 16;
 
-/// Enables a dirty ring of [`RING_BYTES`] on the guest, if the host has one.
+/// Enables dirty rings of [`RING_BYTES`] on the guest, if the host's KVM has them.
 fn enable_ring(kvm: &Kvm, guest: &Guest) -> Option<()> {
     let cap = [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING]
         .into_iter()
@@ -28,7 +28,7 @@ fn enable_ring(kvm: &Kvm, guest: &Guest) -> Option<()> {
 }
 
 #[test]
-fn a_ring_that_nobody_reaps_is_full_at_its_soft_limit() {
+fn a_ring_that_is_never_reaped_is_full_at_its_soft_limit() {
     let Some(kvm) = kvm() else {
         return;
     };
@@ -39,13 +39,14 @@ fn a_ring_that_nobody_reaps_is_full_at_its_soft_limit() {
     let mut vcpu = guest.create_vcpus().unwrap().remove(0);
     vcpu.params().set(16384, 0).unwrap();
     assert_eq!(vcpu.run().unwrap(), GuestExit::RingFull);
-    // size - 64, and 512 less with PML; KVM stops the vCPU within the entries that it reserves.
+    // The soft limit is size - 64, and 512 less with PML; KVM stops the vCPU within the entries
+    // that it reserves.
     let writes = vcpu.page_writes().unwrap();
     println!("ring full after {writes} page writes");
     assert!((4096 - 64 - 512..=4096).contains(&writes), "{writes}");
     let distinct = words(&guest, 0).iter().filter(|&&word| word != 0).count();
     assert_eq!(distinct as u64, writes);
-    // Nobody made room.
+    // The ring was neither harvested nor reset.
     assert_eq!(vcpu.run().unwrap(), GuestExit::RingFull);
     assert_eq!(vcpu.page_writes().unwrap(), writes);
 }
@@ -61,7 +62,7 @@ impl fmt::Display for NoRoom {
 
 impl std::error::Error for NoRoom {}
 
-/// Starts two vCPUs, of which only the second one fills its ring, and waits for its failure.
+/// Starts two vCPUs, of which only the second fills its ring, and waits until it has failed.
 fn run_until_the_second_fails<F, E>(on_ring_full: F) -> Option<(Guest, RunningGuest)>
 where
     F: Fn(usize) -> Result<(), E> + Send + Sync + 'static,

@@ -1,33 +1,38 @@
-//! The test guest with a reaper: what tests, benches and the command run.
+//! The test guest with a reaper, as tests, benches and the command run it.
 
 use std::fmt;
 
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::{Controller, Policy};
-use dirty_ring_core::reaper::{Events, NoEvents};
+use dirty_ring_core::reaper::{Events, NoEvents, Step};
 use dirty_ring_core::size::RingSize;
+use dirty_ring_kvm::{
+    BitmapSink, MemorySlot, PageSink, ReaperBuilder, ReaperHandle, Support, VcpuHandle,
+};
 use kvm_ioctls::Kvm;
 use vm_memory::GuestAddress;
 
-use super::{CallbackError, Guest, GuestConfig, GuestSlot, RunningGuest};
-use crate::{BitmapSink, MemorySlot, PageSink, ReaperBuilder, ReaperHandle, Support, VcpuHandle};
+use crate::error::CallbackError;
+use crate::layout::{GuestConfig, GuestSlot};
+use crate::machine::Guest;
+use crate::threads::RunningGuest;
 
-/// A guest that runs, idle at first, with logging on and its rings reaped.
+/// A running guest, idle at first, with logging on and a reaper for its rings.
 #[derive(Debug)]
 pub struct ReapedGuest<C: Controller = Policy> {
-    /// The guest: begin a phase through its [`params`](Guest::params).
+    /// The guest. Its [`params`](Guest::params) begin a phase.
     pub guest: Guest,
     /// The vCPU threads. Stop them before the reaper.
     pub running: RunningGuest,
     /// The reaper.
     pub reaper: ReaperHandle<C>,
-    /// The rings' size.
+    /// The size of the rings.
     pub size: RingSize,
-    /// Page writes of each vCPU before logging began: those of the warm-up.
+    /// Page writes of each vCPU before logging began, that is, during the warm-up.
     pub warm_up_writes: Vec<u64>,
 }
 
-/// How the rings of a [`ReapedGuest`] are made and reaped.
+/// How the rings of a [`ReapedGuest`] are set up and reaped.
 pub struct Reaping {
     ring_entries: u32,
     mode: RingFullMode,
@@ -50,7 +55,8 @@ impl fmt::Debug for Reaping {
 }
 
 impl Reaping {
-    /// Rings of `ring_entries` entries; pages go to the bitmaps of the guest's memory.
+    /// Creates a configuration with rings of `ring_entries` entries, whose pages go to the bitmaps
+    /// of the guest's memory.
     pub fn new(ring_entries: u32) -> Self {
         Self {
             ring_entries,
@@ -62,36 +68,36 @@ impl Reaping {
         }
     }
 
-    /// What a vCPU does with its full ring.
+    /// Sets what a vCPU does with its full ring.
     #[must_use]
     pub fn ring_full_mode(mut self, mode: RingFullMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Lets each vCPU write so many of its pages before logging begins; see [`Guest::warm_up`].
+    /// Makes each vCPU write its first `pages` pages before logging begins; see [`Guest::warm_up`].
     #[must_use]
     pub fn warm_up(mut self, pages: u64) -> Self {
         self.warm_up_pages = pages;
         self
     }
 
-    /// Another sink, made once the guest's memory is there.
+    /// Sets another sink. `make` runs once the guest's memory exists.
     #[must_use]
     pub fn sink<S: PageSink + 'static>(mut self, make: impl FnOnce(&Guest) -> S + 'static) -> Self {
         self.sink = Some(Box::new(|guest| Box::new(make(guest))));
         self
     }
 
-    /// Who hears of the reaper's decisions.
+    /// Sets the listener to the reaper's decisions.
     #[must_use]
     pub fn events(mut self, events: impl Events + Send + 'static) -> Self {
         self.events = Box::new(events);
         self
     }
 
-    /// What goes round the handling of each ring-full exit, on the vCPU's thread: it is given the
-    /// handling to call, once, and may time it.
+    /// Sets a wrapper around the handling of each ring-full exit, on the vCPU's thread. The wrapper
+    /// receives the handling as a function, must call it once, and may time it.
     #[must_use]
     pub fn around_ring_full(
         mut self,
@@ -103,7 +109,7 @@ impl Reaping {
 }
 
 impl GuestSlot {
-    /// The slot as a reaper registers it.
+    /// Returns the slot as a reaper registers it.
     pub const fn memory_slot(&self) -> MemorySlot {
         // Slot numbers are below `MAX_DATA_SLOTS`, so they fit.
         MemorySlot::new(self.id as u16, GuestAddress(self.guest_address), self.pages)
@@ -115,8 +121,8 @@ where
     C: Controller + Send + 'static,
     C::State: Send,
 {
-    /// Starts a guest of `config` and a reaper with the controller that `controller` makes for the
-    /// rings' size.
+    /// Starts a guest of `config` and a reaper with the controller that `controller` creates for
+    /// the size of the rings.
     ///
     /// # Errors
     /// Those of the guest and of the reaper.
@@ -133,9 +139,10 @@ where
             Some(make) => make(&guest),
             None => Box::new(BitmapSink::new(guest.ram().clone())),
         };
+        let mut events = reaping.events;
         let mut builder = ReaperBuilder::new(guest.vm(), size, sink)?
             .ring_full_mode(reaping.mode)
-            .boxed_events(reaping.events);
+            .events(move |step: &Step| events.on_step(step));
         for slot in guest.data_slots() {
             builder = builder.slot(slot.memory_slot())?;
         }

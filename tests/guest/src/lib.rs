@@ -1,21 +1,23 @@
 //! A small test guest for KVM on x86_64, for tests, benches and the command.
 //!
-//! Each vCPU writes one 8-byte word to each of `pages` pages of its own, round after round, with
-//! `spin` empty loop turns between two writes. Both numbers can be changed while it runs. There is
-//! no BIOS, no kernel and no interrupt: a few dozen bytes of 64-bit code at CPL 3, which runs
-//! natively on every KVM host, ones without hardware virtualization included.
+//! Each vCPU writes one 8-byte word to each of its first `pages` pages, round after round, with
+//! `spin` empty loop iterations between two writes. Both numbers can be changed while it runs. The
+//! guest has no BIOS, no kernel and no interrupts: it is a few dozen bytes of 64-bit code at CPL 3,
+//! which run natively on every KVM host, including hosts without hardware virtualization.
 //!
-//! 1. [`Guest::new`] makes the VM and its memory, but no vCPUs: enable the dirty rings now.
-//! 2. [`Guest::create_vcpus`] makes the vCPUs: map their rings now.
-//! 3. [`RunningGuest::start`] runs each vCPU on a thread of its own. An embedder with threads of
-//!    its own calls [`GuestVcpu::run`] in a loop instead.
+//! 1. [`Guest::new`] creates the VM and its memory, but no vCPUs: enable the dirty rings now.
+//! 2. [`Guest::create_vcpus`] creates the vCPUs: map their rings now.
+//! 3. [`RunningGuest::start`] runs each vCPU on its own thread. To use other threads, call
+//!    [`GuestVcpu::run`] in a loop instead.
 //! 4. [`VcpuParams::set`] begins a phase.
 //!
-//! [`ReapedGuest`] does all that and reaps the rings as well.
+//! [`ReapedGuest`] does all of this and reaps the rings as well.
+//!
+//! On other architectures this crate is empty.
 //!
 //! ```no_run
 //! use std::convert::Infallible;
-//! use dirty_ring_kvm::guest::{Guest, GuestConfig, RunningGuest};
+//! use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let kvm = kvm_ioctls::Kvm::new()?;
@@ -30,14 +32,19 @@
 //! # }
 //! ```
 
-mod board;
+#![cfg(target_arch = "x86_64")]
+#![deny(unsafe_code)]
+
 mod code;
 mod error;
+mod gate;
 mod kick;
 mod layout;
 mod machine;
+mod mailbox;
 mod params;
 mod reaped;
+#[allow(unsafe_code)]
 mod sys;
 mod tables;
 mod threads;

@@ -1,16 +1,16 @@
-//! The host's hand on a running vCPU: its parameter page.
+//! A vCPU's parameter page, through which the host controls it.
 
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::code::{BASE_OFFSET, GENERATION_OFFSET, PAGES_OFFSET, SPIN_OFFSET};
-use super::error::GuestError;
-use super::layout::GuestLayout;
-use super::machine::GuestRam;
+use crate::code::{BASE_OFFSET, GENERATION_OFFSET, PAGES_OFFSET, SPIN_OFFSET};
+use crate::error::GuestError;
+use crate::layout::GuestLayout;
+use crate::machine::GuestRam;
 
-/// Sets what one vCPU does, also while it runs. Clones set the same vCPU.
+/// Sets what one vCPU does, even while it runs. Clones control the same vCPU.
 ///
 /// A new vCPU idles.
 #[derive(Debug, Clone)]
@@ -19,12 +19,12 @@ pub struct VcpuParams {
     page_address: u64,
     data_address: u64,
     max_pages: u64,
-    /// The last generation written; the lock keeps two writers apart.
+    /// The generation written last; the lock excludes concurrent writers.
     generation: Arc<Mutex<u64>>,
 }
 
 impl VcpuParams {
-    pub(super) fn new(layout: &GuestLayout, ram: &GuestRam, vcpu: usize) -> Self {
+    pub(crate) fn new(layout: &GuestLayout, ram: &GuestRam, vcpu: usize) -> Self {
         Self {
             ram: ram.clone(),
             page_address: layout.params_address(vcpu),
@@ -34,17 +34,17 @@ impl VcpuParams {
         }
     }
 
-    /// Begins a phase: one word is written to each of the first `pages` pages, from the first
-    /// page on and round after round, with `spin` empty loop turns between two writes. With 0
-    /// pages the vCPU idles.
+    /// Begins a phase: the vCPU writes one word to each of its first `pages` pages, in order and
+    /// round after round, with `spin` empty loop iterations between two writes. With 0 pages it
+    /// idles.
     ///
-    /// A running vCPU takes the phase up after the write and the `spin` turns that it is in, and
-    /// never sees one number without the other. The count of page writes goes on.
+    /// A running vCPU begins the phase after its current write and `spin` iterations, and never
+    /// sees one number without the other. The count of page writes continues.
     ///
     /// # Errors
     ///
-    /// [`GuestError::PagesOutOfRange`] above [`max_pages`](Self::max_pages); the phase that was
-    /// set before goes on.
+    /// [`GuestError::PagesOutOfRange`] above [`max_pages`](Self::max_pages); the previous phase
+    /// continues.
     pub fn set(&self, pages: u64, spin: u64) -> Result<(), GuestError> {
         if pages > self.max_pages {
             return Err(GuestError::PagesOutOfRange {
@@ -56,7 +56,7 @@ impl VcpuParams {
             .generation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // A sequence lock, of which the guest is the reader (see `code`): odd while it is written.
+        // A sequence lock read by the guest (see `code`): odd during an update.
         let writing = generation.wrapping_add(1);
         let written = generation.wrapping_add(2);
         self.store(GENERATION_OFFSET, writing, Ordering::Relaxed)?;
@@ -70,7 +70,7 @@ impl VcpuParams {
         Ok(())
     }
 
-    /// The most pages that a phase can have: the vCPU's data pages.
+    /// Returns the maximum number of pages of a phase: the vCPU's data pages.
     #[must_use]
     pub const fn max_pages(&self) -> u64 {
         self.max_pages

@@ -1,25 +1,26 @@
-//! The whole guest on threads, one for each vCPU.
+//! The threads of a running guest, one per vCPU.
 
 use std::any::Any;
 use std::error::Error;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::board::{Board, Gate};
-use super::error::GuestError;
-use super::kick::VcpuKicker;
-use super::vcpu::{GuestExit, GuestVcpu};
+use crate::error::GuestError;
+use crate::gate::Gate;
+use crate::kick::VcpuKicker;
+use crate::mailbox::VcpuMailbox;
+use crate::vcpu::{GuestExit, GuestVcpu};
 
-/// What one vCPU did from start to stop.
+/// Figures of one vCPU from start to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VcpuOutcome {
-    /// Page writes since the vCPU was made.
+    /// Page writes since the vCPU was created.
     pub page_writes: u64,
     /// `KVM_EXIT_DIRTY_RING_FULL` exits since the start.
     pub ring_fulls: u64,
 }
 
-/// A guest whose vCPUs run. Dropping it stops them and loses their outcome.
+/// A guest whose vCPUs run. Dropping it stops them and discards their outcomes.
 #[derive(Debug)]
 pub struct RunningGuest {
     workers: Vec<Worker>,
@@ -28,21 +29,21 @@ pub struct RunningGuest {
 #[derive(Debug)]
 struct Worker {
     kicker: VcpuKicker,
-    board: Arc<Board>,
+    mailbox: Arc<VcpuMailbox>,
     thread: JoinHandle<Result<VcpuOutcome, GuestError>>,
 }
 
 impl RunningGuest {
-    /// Starts a thread for each vCPU and returns when all of them are about to enter guest mode,
-    /// which they do together.
+    /// Starts a thread per vCPU and returns when all of them are about to enter guest mode, which
+    /// they do together.
     ///
-    /// `on_ring_full` is called with the vCPU's index, on the vCPU's thread, at each
-    /// `KVM_EXIT_DIRTY_RING_FULL`, and has to make room: harvest and reset. Kicks can't interrupt
-    /// it. If it fails, its vCPU stops and the others go on; see [`failed`](Self::failed).
+    /// Each thread calls `on_ring_full` with its vCPU's index at every `KVM_EXIT_DIRTY_RING_FULL`.
+    /// The callback must make room by a harvest and a reset; kicks don't interrupt it. If it fails,
+    /// its vCPU stops and the others continue; see [`failed`](Self::failed).
     ///
     /// # Errors
     ///
-    /// If a thread can't be started; no vCPU has run then.
+    /// If a thread can't be started. No vCPU has run in that case.
     pub fn start<F, E>(vcpus: Vec<GuestVcpu>, on_ring_full: F) -> Result<Self, GuestError>
     where
         F: Fn(usize) -> Result<(), E> + Send + Sync + 'static,
@@ -56,23 +57,23 @@ impl RunningGuest {
         for vcpu in vcpus {
             let index = vcpu.index();
             let kicker = vcpu.kicker().clone();
-            let board = Arc::new(Board::default());
+            let mailbox = Arc::new(VcpuMailbox::default());
             let spawned = {
-                let board = Arc::clone(&board);
+                let mailbox = Arc::clone(&mailbox);
                 let gate = Arc::clone(&gate);
                 let on_ring_full = Arc::clone(&on_ring_full);
                 thread::Builder::new()
                     .name(format!("vcpu-{index}"))
-                    .spawn(move || work(vcpu, &board, &gate, &*on_ring_full))
+                    .spawn(move || work(vcpu, &mailbox, &gate, &*on_ring_full))
             };
             match spawned {
                 Ok(thread) => running.workers.push(Worker {
                     kicker,
-                    board,
+                    mailbox,
                     thread,
                 }),
                 Err(source) => {
-                    // Those that wait at the gate find a stop behind it, and are joined.
+                    // The threads at the gate stop as soon as it opens, and are joined.
                     running.request_stop();
                     gate.open();
                     return Err(GuestError::Spawn {
@@ -86,11 +87,12 @@ impl RunningGuest {
         Ok(running)
     }
 
-    /// Makes every vCPU leave guest mode and returns once each has; they go back in by themselves.
+    /// Makes every vCPU leave guest mode and returns once all have left. They re-enter guest mode on
+    /// their own.
     ///
     /// # Errors
     ///
-    /// [`GuestError::KickTimeout`] if one of them does not.
+    /// [`GuestError::KickTimeout`] if a vCPU does not leave.
     pub fn kick_all_and_wait(&self) -> Result<(), GuestError> {
         let tickets = self
             .workers
@@ -103,39 +105,39 @@ impl RunningGuest {
             .try_for_each(|(worker, ticket)| worker.kicker.wait(ticket))
     }
 
-    /// The page writes of each vCPU up to now, without stopping them: each is kicked and reads
-    /// its own count on its way.
+    /// Returns the page writes of each vCPU so far, without stopping any: each vCPU is kicked and
+    /// its thread reads the count before it re-enters guest mode.
     ///
     /// # Errors
     ///
     /// [`GuestError::VcpuFailed`] if a vCPU has failed, [`GuestError::KickTimeout`] if one does
-    /// not answer, which a ring-full callback that blocks causes too.
+    /// not answer, which a blocking ring-full callback also causes.
     pub fn page_writes(&self) -> Result<Vec<u64>, GuestError> {
         let questions = self
             .workers
             .iter()
             .map(|worker| {
-                let question = worker.board.ask();
+                let question = worker.mailbox.ask();
                 worker.kicker.kick().map(|()| question)
             })
             .collect::<Result<Vec<_>, _>>()?;
         self.workers
             .iter()
             .zip(questions)
-            .map(|(worker, question)| worker.board.answer(question, &worker.kicker))
+            .map(|(worker, question)| worker.mailbox.answer(question, &worker.kicker))
             .collect()
     }
 
-    /// The `KVM_EXIT_DIRTY_RING_FULL` exits of each vCPU up to now.
+    /// Returns the number of `KVM_EXIT_DIRTY_RING_FULL` exits of each vCPU so far.
     #[must_use]
     pub fn ring_fulls(&self) -> Vec<u64> {
         self.workers
             .iter()
-            .map(|worker| worker.board.ring_fulls())
+            .map(|worker| worker.mailbox.ring_fulls())
             .collect()
     }
 
-    /// The kicker of each vCPU.
+    /// Returns the kicker of each vCPU.
     #[must_use]
     pub fn kickers(&self) -> Vec<VcpuKicker> {
         self.workers
@@ -144,22 +146,22 @@ impl RunningGuest {
             .collect()
     }
 
-    /// The first vCPU, by index, that ended with an error or a panic; [`stop`](Self::stop) tells
-    /// which.
+    /// Returns the first vCPU, by index, that ended with an error or a panic, which
+    /// [`stop`](Self::stop) returns.
     #[must_use]
     pub fn failed(&self) -> Option<usize> {
         self.workers
             .iter()
-            .find(|worker| worker.board.has_failed())
+            .find(|worker| worker.mailbox.has_failed())
             .map(|worker| worker.kicker.vcpu())
     }
 
-    /// Stops all vCPUs, waits for their threads and returns what each did, in the order of the
-    /// vCPUs at the start.
+    /// Stops all vCPUs, waits for their threads and returns their outcomes, in the order in which
+    /// the vCPUs were started.
     ///
     /// # Errors
     ///
-    /// The error or panic of the first vCPU that failed; the others are stopped all the same.
+    /// The error or panic of the first vCPU that failed; the others are stopped nevertheless.
     pub fn stop(mut self) -> Result<Vec<VcpuOutcome>, GuestError> {
         self.request_stop();
         let workers = std::mem::take(&mut self.workers);
@@ -167,8 +169,8 @@ impl RunningGuest {
         results.into_iter().collect()
     }
 
-    /// Asks all vCPUs to stop. A signal that can't be sent is no reason to leave the others
-    /// running, and the stop itself is noted before.
+    /// Requests a stop of all vCPUs. A signal that can't be sent is ignored: the request itself is
+    /// already noted, and the other vCPUs have to be stopped too.
     fn request_stop(&self) {
         for worker in &self.workers {
             let _ = worker.kicker.request_stop();
@@ -200,7 +202,7 @@ impl Worker {
 /// The body of a vCPU's thread.
 fn work<F, E>(
     mut vcpu: GuestVcpu,
-    board: &Board,
+    mailbox: &VcpuMailbox,
     gate: &Gate,
     on_ring_full: &F,
 ) -> Result<VcpuOutcome, GuestError>
@@ -208,21 +210,21 @@ where
     F: Fn(usize) -> Result<(), E>,
     E: Error + Send + Sync + 'static,
 {
-    // Marks the board on every way out that isn't a clean end, a panic included.
-    let ending = board.ending();
+    // Marks the vCPU as failed on every path but the clean one, including a panic.
+    let ending = mailbox.ending();
     let registered = vcpu.register_current_thread();
     gate.wait();
     registered?;
     loop {
         let exit = vcpu.run()?;
-        if board.is_asked() {
-            board.publish(vcpu.page_writes()?);
+        if mailbox.is_asked() {
+            mailbox.publish(vcpu.page_writes()?);
         }
         match exit {
             GuestExit::Interrupted => {}
             GuestExit::Stopped => break,
             GuestExit::RingFull => {
-                board.count_ring_full();
+                mailbox.count_ring_full();
                 on_ring_full(vcpu.index()).map_err(|source| GuestError::RingFullCallback {
                     vcpu: vcpu.index(),
                     source: Box::new(source),
@@ -234,11 +236,11 @@ where
     ending.clean(page_writes);
     Ok(VcpuOutcome {
         page_writes,
-        ring_fulls: board.ring_fulls(),
+        ring_fulls: mailbox.ring_fulls(),
     })
 }
 
-/// The text of a panic, where it has one.
+/// Returns the message of a panic, if it has one.
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()

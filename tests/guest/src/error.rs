@@ -1,24 +1,23 @@
-//! What can go wrong with the test guest, and what to do about it.
+//! Errors of the test guest.
 
 use std::error::Error;
 use std::time::Duration;
 
-use vmm_sys_util::errno;
-use vmm_sys_util::signal;
+use vmm_sys_util::{errno, signal};
 
-/// The error of a caller's own callback, carried as it came.
+/// The error of a caller's callback, unchanged.
 pub type CallbackError = Box<dyn Error + Send + Sync + 'static>;
 
-/// Everything that the test guest reports instead of a result.
+/// An error of the test guest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
     /// The configured number of vCPUs is zero or above KVM's maximum.
     #[error("{vcpus} vCPUs are not possible; configure 1 to {max}")]
     VcpuCount {
-        /// vCPUs asked for.
+        /// vCPUs requested.
         vcpus: usize,
-        /// The most that are possible.
+        /// The maximum.
         max: usize,
     },
     /// The configured data area is empty or larger than the guest's page tables cover.
@@ -27,44 +26,44 @@ pub enum GuestError {
          configure at least 1 page each and at most {max_pages} pages in all"
     )]
     DataPages {
-        /// vCPUs asked for.
+        /// vCPUs requested.
         vcpus: usize,
-        /// Data pages asked for, for each vCPU.
+        /// Data pages requested for each vCPU.
         pages_per_vcpu: u64,
-        /// The most data pages that all vCPUs can have together.
+        /// The maximum number of data pages of all vCPUs together.
         max_pages: u64,
     },
     /// The configured number of data slots is zero or too large.
     #[error("{slots} data slots are not possible; configure 1 to {max}")]
     SlotCount {
-        /// Data slots asked for.
+        /// Data slots requested.
         slots: usize,
-        /// The most that are possible: one page a slot, and KVM's own limit.
+        /// The maximum: one slot per page, and KVM's own limit.
         max: usize,
     },
-    /// A phase asked for more pages than the guest has memory for.
+    /// A phase requested more pages than the guest has memory for.
     #[error(
         "a phase of {pages} pages is out of range; ask for at most {max_pages}, \
          or configure more data pages for each vCPU"
     )]
     PagesOutOfRange {
-        /// Pages asked for.
+        /// Pages requested.
         pages: u64,
         /// Data pages that each vCPU has.
         max_pages: u64,
     },
-    /// The guest's memory could not be made or reached.
+    /// The guest's memory could not be allocated or accessed.
     #[error("cannot {action}: {source}; is there enough free memory?")]
     Memory {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// Why it failed.
         source: Box<dyn Error + Send + Sync + 'static>,
     },
-    /// KVM refused something.
+    /// KVM refused an operation.
     #[error("KVM refused to {action}: {source}; check /dev/kvm and the order of the calls")]
     Kvm {
-        /// What was tried.
+        /// The operation that failed.
         action: String,
         /// KVM's error number.
         source: errno::Error,
@@ -72,20 +71,21 @@ pub enum GuestError {
     /// The kick signal could not be set up or delivered.
     #[error("cannot {action}: {source}; does something else use this real-time signal?")]
     Signal {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// The system call's error number.
         source: errno::Error,
     },
-    /// The kick signal could not be blocked or taken off the queue of the vCPU's thread.
+    /// The kick signal could not be blocked or removed from the pending signals of the vCPU's
+    /// thread.
     #[error("cannot {action}: {cause}; does something else use this real-time signal?")]
     SignalMask {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// Why it failed (vmm-sys-util's type is no `std::error::Error`).
+        /// Why it failed (vmm-sys-util's type does not implement `std::error::Error`).
         cause: signal::Error,
     },
-    /// The vCPU left guest mode for a reason that the guest code never causes.
+    /// The vCPU left guest mode for a reason that the guest's code never causes.
     #[error(
         "vCPU {vcpu} left guest mode with {exit} at rip {rip:#x}; \
          does this host run 64-bit code at CPL 3, and is the guest's memory intact?"
@@ -93,12 +93,12 @@ pub enum GuestError {
     UnexpectedExit {
         /// Index of the vCPU.
         vcpu: usize,
-        /// The exit as kvm-ioctls names it.
+        /// The exit, as kvm-ioctls formats it.
         exit: String,
         /// Guest instruction pointer at the exit; 0 if it could not be read.
         rip: u64,
     },
-    /// A kicked vCPU stayed in guest mode, or did not answer, for too long.
+    /// A kicked vCPU did not leave guest mode, or did not answer, within the time limit.
     #[error("vCPU {vcpu} did not answer a kick within {limit:?}; is its thread stuck?")]
     KickTimeout {
         /// Index of the vCPU.
@@ -122,15 +122,15 @@ pub enum GuestError {
         /// The callback's error.
         source: CallbackError,
     },
-    /// A vCPU's thread panicked; only the caller's callback can do that.
+    /// A vCPU's thread panicked, which only the caller's callback can cause.
     #[error("the thread of vCPU {vcpu} panicked: {message}; see the ring-full callback")]
     Panicked {
         /// Index of the vCPU.
         vcpu: usize,
-        /// The panic's message, where it was text.
+        /// The panic's message, if it was text.
         message: String,
     },
-    /// A vCPU has ended early, so its page writes can't be asked for.
+    /// A vCPU has failed, so its page writes can't be read.
     #[error("vCPU {vcpu} has failed; stop the guest to get its error")]
     VcpuFailed {
         /// Index of the vCPU.
@@ -139,14 +139,14 @@ pub enum GuestError {
 }
 
 impl GuestError {
-    /// Names what KVM refused.
-    pub(super) fn kvm(action: impl Into<String>) -> impl FnOnce(errno::Error) -> Self {
+    /// Returns a conversion that says which `action` KVM refused.
+    pub(crate) fn kvm(action: impl Into<String>) -> impl FnOnce(errno::Error) -> Self {
         let action = action.into();
         move |source| Self::Kvm { action, source }
     }
 
-    /// Names what could not be done with the guest's memory.
-    pub(super) fn memory<E>(action: &'static str) -> impl FnOnce(E) -> Self
+    /// Returns a conversion that says which `action` on the guest's memory failed.
+    pub(crate) fn memory<E>(action: &'static str) -> impl FnOnce(E) -> Self
     where
         E: Error + Send + Sync + 'static,
     {
@@ -156,8 +156,8 @@ impl GuestError {
         }
     }
 
-    /// Names what could not be done with the signal mask.
-    pub(super) fn signal_mask(action: &'static str) -> impl FnOnce(signal::Error) -> Self {
+    /// Returns a conversion that says which `action` on the signal mask failed.
+    pub(crate) fn signal_mask(action: &'static str) -> impl FnOnce(signal::Error) -> Self {
         move |cause| Self::SignalMask { action, cause }
     }
 }

@@ -1,4 +1,4 @@
-//! The guest on real KVM. Each test prints why it is skipped where there is none.
+//! The guest on real KVM. Without KVM, each test prints why it is skipped.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::*;
+use crate::*;
 
 mod kicks;
 mod memory_map;
@@ -39,7 +39,7 @@ fn start(guest: &Guest) -> RunningGuest {
     RunningGuest::start(vcpus, |_| Ok::<(), Infallible>(())).unwrap()
 }
 
-/// The first word of each data page of `vcpu`.
+/// Returns the first word of each data page of `vcpu`.
 fn words(guest: &Guest, vcpu: usize) -> Vec<u64> {
     (0..guest.layout().config().data_pages_per_vcpu)
         .map(|page| {
@@ -52,7 +52,7 @@ fn words(guest: &Guest, vcpu: usize) -> Vec<u64> {
         .collect()
 }
 
-/// All bytes of `slot`.
+/// Returns all bytes of `slot`.
 fn bytes(guest: &Guest, slot: &GuestSlot) -> Vec<u8> {
     let mut bytes = vec![0; slot.bytes() as usize];
     guest
@@ -62,17 +62,17 @@ fn bytes(guest: &Guest, slot: &GuestSlot) -> Vec<u8> {
     bytes
 }
 
-/// The first word of the first data page of `vcpu`.
+/// Returns the first word of the first data page of `vcpu`.
 fn first_word(guest: &Guest, vcpu: usize) -> u64 {
     let address = GuestAddress(guest.layout().data_address(vcpu));
     guest.ram().load(address, Ordering::Acquire).unwrap()
 }
 
-/// Waits for what has to come, however busy the host is.
+/// Waits until `reached` returns true; `what` names the event in the panic after a generous limit.
 fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
     let deadline = Instant::now() + 2 * KICK_LIMIT;
     while !reached() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         thread::yield_now();
     }
 }
@@ -104,7 +104,8 @@ fn each_vcpu_writes_the_first_word_of_its_pages_and_nothing_else() {
         assert_eq!(outcome.ring_fulls, 0);
         let words = words(&guest, vcpu);
         let (written, untouched) = words.split_at(pages as usize);
-        // The last round is one run of counts: what was counted was written, and nothing more.
+        // The last round is one contiguous run of counts: every counted write was made, and no
+        // other.
         let mut counts = written.to_vec();
         counts.sort_unstable();
         let last_round = outcome.page_writes - pages + 1..=outcome.page_writes;
@@ -127,12 +128,12 @@ fn a_phase_change_takes_effect_in_the_middle_of_a_slow_round() {
         return;
     };
     let params = &guest.params()[0];
-    // A round of this takes several seconds.
+    // One round takes several seconds.
     params.set(4096, 5_000_000).unwrap();
     let running = start(&guest);
     wait_for_writes(&running, 1);
     params.set(10, 0).unwrap();
-    // The slow round would come back to the first page much later.
+    // The slow round would reach the first page again much later.
     wait_until("a second write of the first page", || {
         first_word(&guest, 0) > 1
     });
@@ -140,14 +141,14 @@ fn a_phase_change_takes_effect_in_the_middle_of_a_slow_round() {
 
     let before = words(&guest, 0);
     assert!(before.contains(&0), "the slow round was not interrupted");
-    // Each of the ten pages is written again after it was looked at.
-    let looked_at = running.page_writes().unwrap()[0];
-    wait_for_writes(&running, looked_at + 1000);
+    // Each of the ten pages is written again after `before` was read.
+    let writes_before = running.page_writes().unwrap()[0];
+    wait_for_writes(&running, writes_before + 1000);
     let after = words(&guest, 0);
     for (page, (before, after)) in before.iter().zip(&after).enumerate() {
         assert_eq!(after > before, page < 10, "page {page}: {before} {after}");
     }
-    // The count goes on over the phases.
+    // The count continues across phases.
     assert!(after[0] > slow_writes);
     running.stop().unwrap();
 }

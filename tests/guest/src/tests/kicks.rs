@@ -1,4 +1,4 @@
-//! No kick and no stop is lost.
+//! Kicks and stops, none of which is lost.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn a_thousand_kicks_in_a_row_are_all_answered() {
     let kicker = &running.kickers()[0];
     let mut waited = Duration::ZERO;
     for _ in 0..1000 {
-        // It is in guest mode again once it writes.
+        // The vCPU is in guest mode again once it writes.
         let word = first_word(&guest, 0);
         wait_until("the vCPU's return", || first_word(&guest, 0) != word);
         let start = Instant::now();
@@ -20,7 +20,7 @@ fn a_thousand_kicks_in_a_row_are_all_answered() {
         waited += start.elapsed();
     }
     println!("{:?} a kick", waited / 1000);
-    // Both vCPUs from two threads at once, in guest mode or not, with questions in between.
+    // Both vCPUs at once, in guest mode or not, with requests for page writes in between.
     thread::scope(|scope| {
         for kicker in running.kickers() {
             scope.spawn(move || (0..300).for_each(|_| kicker.kick_and_wait().unwrap()));
@@ -43,7 +43,7 @@ fn kicks_and_stops_before_the_run_are_not_lost() {
     };
     let mut vcpu = guest.create_vcpus().unwrap().remove(0);
     let kicker = vcpu.kicker().clone();
-    // Outside guest mode there is nothing to wait for, and nothing is left over.
+    // Outside guest mode there is no exit to wait for, and no kick stays pending.
     kicker.kick_and_wait().unwrap();
     kicker.kick().unwrap();
     kicker.kick().unwrap();

@@ -1,41 +1,42 @@
 //! The guest's machine code, the registers that it keeps its state in, and its parameter page.
 //!
-//! The code is position independent and touches three things: its parameter page (reads), its
-//! data pages (writes) and its registers. The parameters are guarded by a sequence lock: the
-//! generation is odd while the host writes them, and the code takes a set of parameters only if
-//! the generation was even and the same before and after. It compares the generation at every
-//! write, so that a phase change takes effect within one page write and its `spin` turns.
+//! The code is position independent. It reads its parameter page, writes its data pages and
+//! otherwise uses registers alone. A sequence lock guards the parameters: the generation is odd
+//! while the host writes them, and the code accepts a set of parameters only if the generation was
+//! even and the same before and after reading them. It compares the generation at every write, so
+//! that a phase change takes effect within one page write and its `spin` iterations.
 
 /// Offset in bytes of the generation (u64) in the parameter page.
-pub(super) const GENERATION_OFFSET: u64 = 0;
+pub(crate) const GENERATION_OFFSET: u64 = 0;
 /// Offset in bytes of the first data page's address (u64) in the parameter page.
-pub(super) const BASE_OFFSET: u64 = 8;
+pub(crate) const BASE_OFFSET: u64 = 8;
 /// Offset in bytes of the number of pages (u64) in the parameter page; 0 idles.
-pub(super) const PAGES_OFFSET: u64 = 16;
-/// Offset in bytes of the number of empty loop turns between two writes (u64).
-pub(super) const SPIN_OFFSET: u64 = 24;
+pub(crate) const PAGES_OFFSET: u64 = 16;
+/// Offset in bytes of the number of empty loop iterations between two writes (u64).
+pub(crate) const SPIN_OFFSET: u64 = 24;
 
 /// Offset in [`CODE`] of the instruction that writes a page.
 ///
-/// The count is raised just before it, so a vCPU that stands here has counted one write too many.
-pub(super) const STORE_OFFSET: u64 = 0x2d;
+/// The instruction before it increments the count, so a vCPU that stops here has counted one write
+/// too many.
+pub(crate) const STORE_OFFSET: u64 = 0x2d;
 
-/// The guest's code, to be entered at its first byte with `rdi` = parameter page and `rax` = 0.
+/// The guest's code. Its entry point is its first byte, with `rdi` = parameter page and `rax` = 0.
 ///
 /// | register | holds |
 /// |---|---|
-/// | `rax` | page writes so far, also the value that is written |
+/// | `rax` | page writes so far, which is also the value that is written |
 /// | `rbx` | generation of the parameters in use |
 /// | `rcx` | address of the next page to write |
 /// | `rdx` | address after the last page |
 /// | `rsi` | address of the first page |
 /// | `rdi` | address of the parameter page |
-/// | `r8`, `r9` | spin turns, and those that are left |
+/// | `r8`, `r9` | spin iterations, and how many of them are left |
 #[rustfmt::skip]
-pub(super) const CODE: [u8; 0x58] = [
+pub(crate) const CODE: [u8; 0x58] = [
     // 00 reload:
     0x48, 0x8b, 0x1f,                         // 00  mov rbx, [rdi]       generation
-    0xf6, 0xc3, 0x01,                         // 03  test bl, 1           odd: being written
+    0xf6, 0xc3, 0x01,                         // 03  test bl, 1           odd: an update is under way
     0x75, 0x4c,                               // 06  jnz busy
     0x48, 0x8b, 0x77, 0x08,                   // 08  mov rsi, [rdi + 8]   base
     0x48, 0x8b, 0x57, 0x10,                   // 0c  mov rdx, [rdi + 16]  pages

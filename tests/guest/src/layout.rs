@@ -1,46 +1,46 @@
-//! Where everything of the guest lies in guest physical memory.
+//! The guest's physical memory map.
 //!
 //! ```text
 //! 2 MiB  slot 0   code | one parameter page per vCPU | PML4 | PDPT | page directories
 //! 4 GiB  slot 1.. data pages of vCPU 0 | of vCPU 1 | ...   (cut into slots of about equal size)
 //! ```
 //!
-//! Page 0 stays unmapped so that a stray access shows, and the data start above 4 GiB, where no
-//! device or local APIC can lie between them.
+//! Page 0 stays unmapped so that a stray access faults. The data area starts at 4 GiB, above the
+//! addresses of devices and of the local APIC.
 
-use super::error::GuestError;
+use crate::error::GuestError;
 
-/// Bytes of one guest page, the unit of dirty logging.
+/// Size of a guest page in bytes, the unit of dirty logging.
 pub const PAGE_BYTES: u64 = 4096;
-/// The most data pages of one guest, all vCPUs together (256 GiB).
+/// Maximum number of data pages of a guest, all vCPUs together (256 GiB).
 pub const MAX_DATA_PAGES: u64 = 1 << 26;
-/// The most vCPUs of one guest; KVM's own limit may be lower.
+/// Maximum number of vCPUs of a guest; KVM's own limit may be lower.
 pub const MAX_VCPUS: usize = 4096;
-/// The most data slots of one guest: what every kernel with dirty rings offers, less slot 0.
+/// Maximum number of data slots of a guest: what every kernel with dirty rings offers, minus slot 0.
 pub const MAX_DATA_SLOTS: usize = 508;
 
 /// Bytes that one page directory entry maps.
-pub(super) const LARGE_PAGE_BYTES: u64 = 2 << 20;
+pub(crate) const LARGE_PAGE_BYTES: u64 = 2 << 20;
 /// Bytes that one page directory maps.
-pub(super) const DIRECTORY_BYTES: u64 = 1 << 30;
+pub(crate) const DIRECTORY_BYTES: u64 = 1 << 30;
 
 const SYSTEM_BASE: u64 = LARGE_PAGE_BYTES;
 const DATA_BASE: u64 = 4 << 30;
 const SYSTEM_SLOT: u32 = 0;
 
-/// What the guest is to be built with.
+/// The size of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestConfig {
     /// Number of vCPUs, at least 1.
     pub vcpus: usize,
-    /// Distinct data pages of each vCPU: the most that any phase will write.
+    /// Distinct data pages of each vCPU: the maximum that a phase can write.
     pub data_pages_per_vcpu: u64,
     /// Number of KVM memory slots that the data area is cut into, at least 1.
     pub data_slots: usize,
 }
 
 impl Default for GuestConfig {
-    /// One vCPU with 16384 data pages in one slot.
+    /// Returns a configuration of one vCPU with 16384 data pages in one slot.
     fn default() -> Self {
         Self {
             vcpus: 1,
@@ -62,7 +62,7 @@ pub struct GuestSlot {
 }
 
 impl GuestSlot {
-    /// Size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.pages * PAGE_BYTES
@@ -78,11 +78,11 @@ pub struct GuestLayout {
 }
 
 impl GuestLayout {
-    /// Lays the guest out.
+    /// Computes the memory map of a guest of `config`.
     ///
     /// # Errors
     ///
-    /// Says which number of `config` is out of range, and what the range is.
+    /// Names the number of `config` that is out of range, and the range.
     pub fn new(config: GuestConfig) -> Result<Self, GuestError> {
         if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
             return Err(GuestError::VcpuCount {
@@ -98,7 +98,7 @@ impl GuestLayout {
                 pages_per_vcpu: config.data_pages_per_vcpu,
                 max_pages: MAX_DATA_PAGES,
             })?;
-        // Both operands fit: data_pages is at most 2^26.
+        // data_pages is at most 2^26, so it fits a usize.
         let max_slots = MAX_DATA_SLOTS.min(data_pages as usize);
         if config.data_slots == 0 || config.data_slots > max_slots {
             return Err(GuestError::SlotCount {
@@ -108,7 +108,7 @@ impl GuestLayout {
         }
 
         let data_directories = (data_pages * PAGE_BYTES).div_ceil(DIRECTORY_BYTES);
-        // Code, parameter pages, PML4, PDPT, the directory of the first GiB, those of the data.
+        // Code, parameter pages, PML4, PDPT, the directory of the first GiB, data directories.
         let system_pages = 1 + config.vcpus as u64 + 1 + 1 + 1 + data_directories;
         Ok(Self {
             config,
@@ -121,51 +121,53 @@ impl GuestLayout {
         })
     }
 
-    /// The configuration that this layout was made from.
+    /// Returns the configuration of this layout.
     #[must_use]
     pub const fn config(&self) -> &GuestConfig {
         &self.config
     }
 
-    /// Slot 0: code, parameters and page tables. It is never logged, and the guest can't write it.
+    /// Returns slot 0, which holds code, parameters and page tables. It is never logged, and the
+    /// guest can't write to it.
     #[must_use]
     pub const fn system_slot(&self) -> GuestSlot {
         self.system_slot
     }
 
-    /// The data slots, by rising slot number and guest physical address, without gaps.
+    /// Returns the data slots in ascending order of slot number and guest physical address, without
+    /// gaps.
     #[must_use]
     pub fn data_slots(&self) -> &[GuestSlot] {
         &self.data_slots
     }
 
-    /// Guest physical address of the first data page of vCPU `vcpu` (an index below the
-    /// configured number of vCPUs).
+    /// Returns the guest physical address of the first data page of vCPU `vcpu`, an index below the
+    /// configured number of vCPUs.
     #[must_use]
     pub const fn data_address(&self, vcpu: usize) -> u64 {
         DATA_BASE + vcpu as u64 * self.config.data_pages_per_vcpu * PAGE_BYTES
     }
 
-    /// Data pages of all vCPUs together.
+    /// Returns the number of data pages of all vCPUs together.
     #[must_use]
     pub const fn data_pages(&self) -> u64 {
         self.config.vcpus as u64 * self.config.data_pages_per_vcpu
     }
 
-    pub(super) const fn code_address(&self) -> u64 {
+    pub(crate) const fn code_address(&self) -> u64 {
         self.system_slot.guest_address
     }
 
-    pub(super) const fn params_address(&self, vcpu: usize) -> u64 {
+    pub(crate) const fn params_address(&self, vcpu: usize) -> u64 {
         self.code_address() + (1 + vcpu as u64) * PAGE_BYTES
     }
 
-    pub(super) const fn pml4_address(&self) -> u64 {
+    pub(crate) const fn pml4_address(&self) -> u64 {
         self.params_address(self.config.vcpus)
     }
 }
 
-/// Cuts the data area into `slots` slots whose sizes differ by one page at most.
+/// Cuts the data area into `slots` slots whose sizes differ by at most one page.
 fn cut_into_slots(data_pages: u64, slots: usize) -> Vec<GuestSlot> {
     let slots = slots as u64;
     let mut guest_address = DATA_BASE;

@@ -5,11 +5,11 @@ use std::thread::{self, ThreadId};
 use kvm_bindings::{CpuId, KVM_EXIT_DIRTY_RING_FULL, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::code::STORE_OFFSET;
-use super::error::GuestError;
-use super::kick::{Entry, VcpuKicker};
-use super::machine::GuestRam;
-use super::params::VcpuParams;
+use crate::code::STORE_OFFSET;
+use crate::error::GuestError;
+use crate::kick::{Entry, VcpuKicker};
+use crate::machine::GuestRam;
+use crate::params::VcpuParams;
 
 // Intel SDM volume 3, 2.5 (control registers) and 2.2.1 (EFER).
 const CR0_PROTECTED: u64 = 1 << 0;
@@ -22,7 +22,7 @@ const EFER_LONG_MODE_ENABLE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
-// Segments for CPL 3; there is no descriptor table behind them, as nothing ever loads one.
+// Segments for CPL 3, without descriptor tables behind them: the guest's code loads none.
 const USER_PRIVILEGE: u8 = 3;
 const CODE_SELECTOR: u16 = 0x10 | USER_PRIVILEGE as u16;
 const DATA_SELECTOR: u16 = 0x18 | USER_PRIVILEGE as u16;
@@ -32,16 +32,16 @@ const DATA_TYPE: u8 = 3; // read, write, accessed
 /// Why a vCPU left guest mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestExit {
-    /// `KVM_EXIT_DIRTY_RING_FULL`: the ring is at its soft limit; harvest and reset it, or the
-    /// next run returns the same at once.
+    /// `KVM_EXIT_DIRTY_RING_FULL`: the ring is at its soft limit. Until it is harvested and reset,
+    /// every run returns this at once.
     RingFull,
-    /// A kick, or another signal of the thread: run it again.
+    /// A kick or another signal interrupted the vCPU: run it again.
     Interrupted,
-    /// [`VcpuKicker::request_stop`] was called: run it no more.
+    /// [`VcpuKicker::request_stop`] was called: don't run it again.
     Stopped,
 }
 
-/// One vCPU of the guest, to be run on one thread at a time.
+/// One vCPU of the guest, which one thread at a time can run.
 #[derive(Debug)]
 pub struct GuestVcpu {
     index: usize,
@@ -50,21 +50,21 @@ pub struct GuestVcpu {
     params: VcpuParams,
     store_address: u64,
     registered: Option<ThreadId>,
-    // Keeps the guest's memory mapped for as long as the vCPU can run.
+    // Keeps the guest's memory mapped while the vCPU can run.
     _ram: GuestRam,
 }
 
-/// The addresses that a vCPU starts from.
+/// Addresses in a vCPU's initial registers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct StartAddresses {
-    pub(super) pml4: u64,
-    pub(super) code: u64,
-    pub(super) params: u64,
+pub(crate) struct StartAddresses {
+    pub(crate) pml4: u64,
+    pub(crate) code: u64,
+    pub(crate) params: u64,
 }
 
 impl GuestVcpu {
-    /// Puts `fd` into 64-bit mode at CPL 3, before the first instruction of the guest's code.
-    pub(super) fn new(
+    /// Puts `fd` into 64-bit mode at CPL 3, at the first instruction of the guest's code.
+    pub(crate) fn new(
         index: usize,
         fd: VcpuFd,
         cpuid: &CpuId,
@@ -101,33 +101,33 @@ impl GuestVcpu {
         })
     }
 
-    /// The vCPU's index, which is its number in KVM as well.
+    /// Returns the vCPU's index, which is also its id in KVM.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// The vCPU's file descriptor, to map its dirty ring from.
+    /// Returns the vCPU's file descriptor, from which its dirty ring is mapped.
     #[must_use]
     pub const fn fd(&self) -> &VcpuFd {
         &self.fd
     }
 
-    /// Gets the vCPU out of guest mode from other threads.
+    /// Returns the kicker, which makes the vCPU leave guest mode from other threads.
     #[must_use]
     pub const fn kicker(&self) -> &VcpuKicker {
         &self.kicker
     }
 
-    /// Sets what the vCPU does.
+    /// Returns the parameters, which set what the vCPU does.
     #[must_use]
     pub const fn params(&self) -> &VcpuParams {
         &self.params
     }
 
-    /// Prepares the calling thread to run the vCPU: the kick signal stays blocked on it, other
-    /// signals keep the mask that they have now. [`run`](Self::run) does this by itself on a
-    /// thread that has not; call it first where the first run is timed.
+    /// Prepares the calling thread to run the vCPU: it blocks the kick signal from now on, and
+    /// `KVM_RUN` keeps the thread's current mask for all other signals. [`run`](Self::run) does
+    /// this on an unprepared thread; an earlier call keeps it out of the first run's time.
     ///
     /// # Errors
     ///
@@ -138,12 +138,12 @@ impl GuestVcpu {
         Ok(())
     }
 
-    /// Runs the guest until it leaves guest mode for a reason that concerns the caller.
+    /// Runs the guest until an exit that the caller has to handle.
     ///
     /// # Errors
     ///
-    /// [`GuestError::UnexpectedExit`] for an exit that the guest's code never causes, or if KVM
-    /// can't run it.
+    /// [`GuestError::UnexpectedExit`] for an exit that the guest's code never causes;
+    /// [`GuestError::Kvm`] if KVM can't run the vCPU.
     pub fn run(&mut self) -> Result<GuestExit, GuestError> {
         if self.registered != Some(thread::current().id()) {
             self.register_current_thread()?;
@@ -153,7 +153,7 @@ impl GuestVcpu {
             Entry::Kicked => return Ok(GuestExit::Interrupted),
             Entry::Stop => return Ok(GuestExit::Stopped),
         }
-        // Errors are told apart after `leave`, which must follow in any case.
+        // `leave` must follow in every case, so errors are handled after it.
         let exit = match self.fd.run() {
             Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => Ok(GuestExit::RingFull),
             Ok(VcpuExit::Intr) => Ok(GuestExit::Interrupted),
@@ -176,7 +176,8 @@ impl GuestVcpu {
         }
     }
 
-    /// Page writes since the vCPU was made, exact at the point where it left guest mode.
+    /// Returns the page writes since the vCPU was created, exact at the point where it left guest
+    /// mode.
     ///
     /// # Errors
     ///
@@ -186,19 +187,19 @@ impl GuestVcpu {
             "read the registers of vCPU {}",
             self.index
         )))?;
-        // The count is raised one instruction before the write itself.
+        // The count is incremented one instruction before the write itself.
         let unwritten = u64::from(regs.rip == self.store_address);
         Ok(regs.rax.wrapping_sub(unwritten))
     }
 }
 
-/// What `KVM_RUN` ended with, where it isn't a [`GuestExit`].
+/// An end of `KVM_RUN` that is no [`GuestExit`].
 enum Failure {
     Exit(String),
     Run(kvm_ioctls::Error),
 }
 
-/// `sregs` in 64-bit mode at CPL 3 with the page tables at `pml4`.
+/// Returns `sregs` in 64-bit mode at CPL 3, with the page tables at `pml4`.
 fn user_mode(sregs: kvm_sregs, pml4: u64) -> kvm_sregs {
     let code = kvm_segment {
         base: 0,

@@ -1,15 +1,15 @@
-//! The guest's page tables: identity mapped, user-accessible, 2 MiB pages.
+//! The guest's page tables: identity-mapped, user-accessible 2 MiB pages.
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::error::GuestError;
-use super::layout::{DIRECTORY_BYTES, GuestLayout, LARGE_PAGE_BYTES, PAGE_BYTES};
-use super::machine::GuestRam;
+use crate::error::GuestError;
+use crate::layout::{DIRECTORY_BYTES, GuestLayout, LARGE_PAGE_BYTES, PAGE_BYTES};
+use crate::machine::GuestRam;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
-// Accessed and dirty are set from the start, so that no CPU ever writes the tables.
+// Accessed and dirty are set from the start, so that no CPU writes to the tables.
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
@@ -20,9 +20,9 @@ const READ_WRITE: u64 = READ_ONLY | WRITABLE;
 
 const ENTRY_BYTES: u64 = 8;
 
-/// Writes the tables that map slot 0 (read-only) and the data area (writable) one to one, and
-/// nothing else.
-pub(super) fn write_page_tables(layout: &GuestLayout, ram: &GuestRam) -> Result<(), GuestError> {
+/// Writes tables that identity-map slot 0 (read-only) and the data area (writable), and nothing
+/// else.
+pub(crate) fn write_page_tables(layout: &GuestLayout, ram: &GuestRam) -> Result<(), GuestError> {
     let pml4 = layout.pml4_address();
     let pdpt = pml4 + PAGE_BYTES;
     let system_directory = pdpt + PAGE_BYTES;
@@ -54,7 +54,7 @@ pub(super) fn write_page_tables(layout: &GuestLayout, ram: &GuestRam) -> Result<
     Ok(())
 }
 
-/// Maps `start..end`, which lies in one GiB, in `directory`.
+/// Maps `start..end`, which must lie within one GiB, in `directory`.
 fn write_leaves(
     ram: &GuestRam,
     directory: u64,
