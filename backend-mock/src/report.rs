@@ -1,8 +1,8 @@
 //! What a simulation gives back.
 
 use dirty_ring_core::collector::{Backend, Collector};
+use dirty_ring_workload::Stalls;
 
-use crate::stalls::Stalls;
 use crate::vm::Vm;
 
 /// What happened in a run.

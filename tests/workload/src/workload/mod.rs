@@ -1,4 +1,4 @@
-//! Workloads: which pages a vCPU writes, and how fast.
+//! Which pages each vCPU writes, and how fast.
 
 mod parse;
 #[cfg(test)]
@@ -8,18 +8,18 @@ pub use parse::{Place, WorkloadError};
 
 use core::fmt;
 
-/// Most pages of one phase: 64 GiB of guest memory.
+/// Maximum number of pages of a phase: 64 GiB of guest memory.
 pub const MAX_PAGES: u32 = 1 << 24;
-/// Most loop turns between two writes.
+/// Maximum number of loop iterations between two writes.
 pub const MAX_SPIN: u32 = 1_000_000_000;
-/// Longest phase, in milliseconds: an hour.
+/// Maximum length of a phase in milliseconds: one hour.
 pub const MAX_PHASE_MS: u32 = 3_600_000;
-/// Most phases of one vCPU.
+/// Maximum number of phases of a vCPU.
 pub const MAX_PHASES: usize = 1024;
-/// Most vCPUs that are given one by one.
+/// Maximum number of vCPUs that a workload specifies individually.
 pub const MAX_GIVEN_VCPUS: usize = 4096;
 
-/// The presets with their specifications.
+/// Names and specifications of the presets.
 pub const PRESETS: [(&str, &str); 6] = [
     ("idle", "pages=0,spin=0"),
     ("trickle", "pages=16384,spin=3000"),
@@ -36,59 +36,60 @@ pub const PRESETS: [(&str, &str); 6] = [
 /// Microseconds in a millisecond.
 const US_PER_MS: u64 = 1_000;
 
-/// What a vCPU does for a while.
+/// A period in which a vCPU writes its pages in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
-    /// Distinct pages, written round-robin, one word each; 0: it writes nothing.
+    /// Distinct pages, written round-robin, one word each; 0 writes nothing.
     pub pages: u32,
-    /// Empty loop turns between two writes.
+    /// Empty loop iterations between two writes.
     pub spin: u32,
-    /// Milliseconds until the next phase. A single phase may have none: it never ends anyway.
+    /// Milliseconds until the next phase. A single phase never ends, so it needs no length.
     pub ms: Option<u32>,
 }
 
-/// What each vCPU does: its phases, again and again until the run ends.
+/// The phases of each vCPU, repeated until the run ends.
 ///
-/// Parsed from a preset's name or a specification: `pages=N,spin=N` is one phase; phases are
-/// joined with `/` and then each has `ms=N`; `|` separates vCPUs, and the last one given serves
-/// all that remain. Printed as a specification.
+/// A workload is parsed from the name of a preset or from a specification. `pages=N,spin=N` is one
+/// phase; `/` separates phases, each of which then needs `ms=N`; `|` separates vCPUs, and the last
+/// specified one stands for all that remain. A workload is printed as a specification.
 ///
 /// ```
-/// use dirty_ring_mock::Workload;
+/// use dirty_ring_workload::Workload;
 ///
 /// let workload: Workload = "pages=512,spin=0,ms=20/pages=0,spin=0,ms=80|pages=64,spin=9".parse()?;
 /// let (phase, until_us) = workload.phase_at(0, 110_000);
 /// assert_eq!((phase.pages, until_us), (512, 120_000));
 /// assert_eq!(workload.phase_at(7, 110_000).0.spin, 9);
 /// assert_eq!(workload.to_string().parse(), Ok(workload));
-/// # Ok::<(), dirty_ring_mock::WorkloadError>(())
+/// # Ok::<(), dirty_ring_workload::WorkloadError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Never empty, and no vCPU without a phase.
+    /// Not empty, and each vCPU has at least one phase.
     vcpus: Vec<Vec<Phase>>,
 }
 
 impl Workload {
-    /// Every vCPU does the same, for ever: `phase`, whatever its length.
-    pub(crate) fn endless(phase: Phase) -> Self {
+    /// Creates a workload in which `phase` never ends on any vCPU, whatever its length. The limits of
+    /// a parsed workload don't apply.
+    pub fn endless(phase: Phase) -> Self {
         Self {
             vcpus: vec![vec![phase]],
         }
     }
 
-    /// The vCPUs that were given one by one; the last serves all that remain.
+    /// Returns the number of vCPUs specified individually; the last stands for all that remain.
     pub fn given_vcpus(&self) -> usize {
         self.vcpus.len()
     }
 
-    /// The phases of `vcpu`, at least one.
+    /// Returns the phases of `vcpu`, at least one.
     pub fn phases(&self, vcpu: usize) -> &[Phase] {
         &self.vcpus[vcpu.min(self.vcpus.len() - 1)]
     }
 
-    /// The phase of `vcpu` at `elapsed_us` microseconds from its start, and when that ends, on the
-    /// same clock; `u64::MAX` for one that never does.
+    /// Returns the phase of `vcpu` at `elapsed_us` microseconds after its start, and the time at
+    /// which this phase ends, on the same clock; `u64::MAX` if it never ends.
     pub fn phase_at(&self, vcpu: usize, elapsed_us: u64) -> (Phase, u64) {
         let phases = self.phases(vcpu);
         let [first, _, ..] = phases else {
@@ -103,11 +104,11 @@ impl Workload {
                 return (*phase, end_us);
             }
         }
-        // Only where the clock itself ends.
+        // Reached only where the end of the phase exceeds the clock's range.
         (*first, u64::MAX)
     }
 
-    /// The most pages that any phase of `vcpu` writes.
+    /// Returns the largest number of pages that a phase of `vcpu` writes.
     pub fn max_pages(&self, vcpu: usize) -> u32 {
         let pages = self.phases(vcpu).iter().map(|phase| phase.pages);
         pages.max().unwrap_or(0)
@@ -115,7 +116,7 @@ impl Workload {
 }
 
 impl Phase {
-    /// Microseconds; one without a length has 0, but then it is the only one.
+    /// Returns the length in microseconds; 0 if none is given, which a single phase alone allows.
     fn length_us(&self) -> u64 {
         u64::from(self.ms.unwrap_or(0)) * US_PER_MS
     }

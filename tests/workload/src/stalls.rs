@@ -1,12 +1,14 @@
-//! How long vCPUs stood still.
+//! A histogram of stalls.
 
 use hdrhistogram::Histogram;
 
-/// Significant digits that a percentile keeps.
+/// Significant digits of a percentile.
 const DIGITS: u8 = 3;
 
-/// Lengths of stalls, in nanoseconds: a histogram of three digits that grows with them; the
-/// longest and the sum are exact.
+/// Durations of vCPU stalls, in nanoseconds.
+///
+/// Percentiles keep three significant digits; the maximum and the sum are exact. The histogram
+/// grows as needed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stalls {
     histogram: Histogram<u64>,
@@ -17,7 +19,8 @@ pub struct Stalls {
 impl Default for Stalls {
     fn default() -> Self {
         Self {
-            histogram: Histogram::new(DIGITS).expect("a histogram may keep three digits"),
+            histogram: Histogram::new(DIGITS)
+                .expect("three digits are within the range of a histogram"),
             total_ns: 0,
             max_ns: 0,
         }
@@ -25,31 +28,32 @@ impl Default for Stalls {
 }
 
 impl Stalls {
-    /// Adds one.
+    /// Adds a stall of `stall_ns` nanoseconds.
     pub fn record(&mut self, stall_ns: u64) {
-        // The histogram grows by itself: nothing is out of its range.
+        // The histogram resizes itself, so no value is out of range.
         let recorded = self.histogram.record(stall_ns);
         debug_assert!(recorded.is_ok());
         self.total_ns = self.total_ns.saturating_add(stall_ns);
         self.max_ns = self.max_ns.max(stall_ns);
     }
 
-    /// How many there were.
+    /// Returns the number of stalls.
     pub fn count(&self) -> u64 {
         self.histogram.len()
     }
 
-    /// Their sum, in nanoseconds.
+    /// Returns the sum of all stalls, in nanoseconds.
     pub fn total_ns(&self) -> u64 {
         self.total_ns
     }
 
-    /// The longest, in nanoseconds; 0 if there was none.
+    /// Returns the longest stall, in nanoseconds; 0 if there was none.
     pub fn max_ns(&self) -> u64 {
         self.max_ns
     }
 
-    /// What `permille` of them don't exceed, in nanoseconds; 0 if there was none.
+    /// Returns the duration that `permille` of the stalls do not exceed, in nanoseconds; 0 if there
+    /// was none.
     pub fn permille_ns(&self, permille: u16) -> u64 {
         let quantile = f64::from(permille) / 1000.0;
         self.histogram
@@ -57,12 +61,12 @@ impl Stalls {
             .min(self.max_ns())
     }
 
-    /// The median, in nanoseconds.
+    /// Returns the median, in nanoseconds.
     pub fn p50_ns(&self) -> u64 {
         self.permille_ns(500)
     }
 
-    /// The 99th percentile, in nanoseconds.
+    /// Returns the 99th percentile, in nanoseconds.
     pub fn p99_ns(&self) -> u64 {
         self.permille_ns(990)
     }

@@ -1,4 +1,4 @@
-//! Presets and specifications from text.
+//! Parsing of presets and specifications.
 
 use core::fmt;
 use core::str::FromStr;
@@ -9,12 +9,12 @@ use super::{
     MAX_GIVEN_VCPUS, MAX_PAGES, MAX_PHASE_MS, MAX_PHASES, MAX_SPIN, PRESETS, Phase, Workload,
 };
 
-/// Where in a specification something is.
+/// A position in a specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The vCPU, from 0.
     pub vcpu: usize,
-    /// The phase of that vCPU, from 1.
+    /// The phase of the vCPU, from 1.
     pub phase: usize,
 }
 
@@ -24,11 +24,11 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why a text is no workload.
+/// The reason why a text is not a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WorkloadError {
-    /// Neither a preset nor the beginning of a specification.
+    /// The text is neither the name of a preset nor a specification.
     #[error(
         "no workload is called {name:?}: choose {presets}, or specify one as pages=N,spin=N",
         presets = preset_names()
@@ -37,86 +37,86 @@ pub enum WorkloadError {
         /// The text.
         name: String,
     },
-    /// Nothing where a phase should be.
+    /// A phase is empty.
     #[error("workload, {at}: there is nothing; a phase is pages=N,spin=N[,ms=N]")]
     EmptyPhase {
-        /// Where.
+        /// The position.
         at: Place,
     },
-    /// A part of a phase that isn't `key=number`.
+    /// A part of a phase is not `key=number`.
     #[error("workload, {at}: {part:?} is not key=number; a phase is pages=N,spin=N[,ms=N]")]
     NotAPair {
-        /// Where.
+        /// The position.
         at: Place,
         /// The part.
         part: String,
     },
-    /// A key that phases don't have.
+    /// A key is unknown.
     #[error("workload, {at}: {key:?} is no key of a phase; there are pages, spin and ms")]
     UnknownKey {
-        /// Where.
+        /// The position.
         at: Place,
         /// The key.
         key: String,
     },
-    /// A key given twice.
+    /// A key is given twice.
     #[error("workload, {at}: {key} is given twice")]
     Duplicate {
-        /// Where.
+        /// The position.
         at: Place,
         /// The key.
         key: &'static str,
     },
-    /// A key that every phase needs.
+    /// A key that every phase needs is missing.
     #[error("workload, {at}: {key}=N is missing; a phase is pages=N,spin=N[,ms=N]")]
     Missing {
-        /// Where.
+        /// The position.
         at: Place,
         /// The key.
         key: &'static str,
     },
-    /// One of several phases without a length.
+    /// One of several phases has no length.
     #[error("workload, {at}: ms=N is missing; where a vCPU has several phases, each needs it")]
     MissingLength {
-        /// Where.
+        /// The position.
         at: Place,
     },
-    /// Not a whole number in decimal digits.
+    /// A value is not a whole number in decimal digits.
     #[error("workload, {at}: {key}={value:?} is not a number; write it in decimal digits")]
     NotANumber {
-        /// Where.
+        /// The position.
         at: Place,
         /// The key.
         key: &'static str,
         /// The text.
         value: String,
     },
-    /// A number that isn't allowed.
+    /// A number is out of range.
     #[error("workload, {at}: {key}={value} is out of range; {min} to {max} is allowed")]
     OutOfRange {
-        /// Where.
+        /// The position.
         at: Place,
         /// The key.
         key: &'static str,
-        /// The number, as it was written.
+        /// The number, as given.
         value: String,
-        /// The least.
+        /// The minimum.
         min: u32,
-        /// The most.
+        /// The maximum.
         max: u32,
     },
-    /// More phases than [`MAX_PHASES`].
+    /// A vCPU has more than [`MAX_PHASES`] phases.
     #[error("workload, vCPU {vcpu}: there are {phases} phases; {MAX_PHASES} at most are allowed")]
     TooManyPhases {
         /// The vCPU, from 0.
         vcpu: usize,
-        /// How many.
+        /// The number of phases.
         phases: usize,
     },
-    /// More vCPUs than [`MAX_GIVEN_VCPUS`].
+    /// More than [`MAX_GIVEN_VCPUS`] vCPUs are specified.
     #[error("workload: {vcpus} vCPUs are given one by one; {MAX_GIVEN_VCPUS} at most are allowed")]
     TooManyVcpus {
-        /// How many.
+        /// The number of vCPUs.
         vcpus: usize,
     },
 }
@@ -220,12 +220,12 @@ impl Number {
         if self.given.is_some() {
             return Err(WorkloadError::Duplicate { at, key });
         }
-        // `parse` would take a sign as well.
+        // `parse` would accept a sign as well.
         if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
             let value = value.to_owned();
             return Err(WorkloadError::NotANumber { at, key, value });
         }
-        // Digits alone fail only where there are too many of them.
+        // A string of digits fails to parse only if it is too long.
         let number = value.parse().ok();
         self.given = number.filter(|number| (self.min..=self.max).contains(number));
         match self.given {

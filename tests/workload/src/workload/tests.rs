@@ -1,4 +1,4 @@
-//! What is a workload, and what isn't.
+//! Valid and malformed workloads.
 
 use proptest::prelude::*;
 
