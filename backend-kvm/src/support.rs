@@ -50,8 +50,8 @@ pub struct Support {
     pub flavour: Flavour,
     /// Maximum number of entries per ring.
     pub max_entries: u32,
-    /// Whether KVM offers `KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP`, with which `KVM_GET_DIRTY_LOG` reads
-    /// the writes that no vCPU made.
+    /// Whether KVM offers `KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP`, with which `KVM_GET_DIRTY_LOG`
+    /// reads the writes that no vCPU made.
     pub with_bitmap: bool,
     /// Whether this architecture's KVM writes guest memory outside any vCPU (arm64: vGIC and ITS),
     /// so that the rings alone miss pages.

@@ -16,7 +16,7 @@ pub const PAGE_BYTES: u64 = 4096;
 pub const MAX_DATA_PAGES: u64 = 1 << 26;
 /// Maximum number of vCPUs of a guest; KVM's own limit may be lower.
 pub const MAX_VCPUS: usize = 4096;
-/// Maximum number of data slots of a guest: what every kernel with dirty rings offers, minus slot 0.
+/// Maximum number of data slots of a guest: those of every kernel with dirty rings, minus slot 0.
 pub const MAX_DATA_SLOTS: usize = 508;
 
 /// Bytes that one page directory entry maps.

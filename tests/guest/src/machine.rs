@@ -108,8 +108,8 @@ impl Guest {
 
     /// Switches dirty logging of all data slots on or off, even while the guest runs.
     ///
-    /// A dirty ring must be harvested and reset before a slot changes (api.rst 8.29), or its entries
-    /// name pages that are no longer logged.
+    /// A dirty ring must be harvested and reset before a slot changes (api.rst 8.29), or its
+    /// entries name pages that are no longer logged.
     ///
     /// # Errors
     ///

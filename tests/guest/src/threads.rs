@@ -87,8 +87,8 @@ impl RunningGuest {
         Ok(running)
     }
 
-    /// Makes every vCPU leave guest mode and returns once all have left. They re-enter guest mode on
-    /// their own.
+    /// Makes every vCPU leave guest mode and returns once all have left. They re-enter guest mode
+    /// on their own.
     ///
     /// # Errors
     ///

@@ -70,8 +70,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Creates a workload in which `phase` never ends on any vCPU, whatever its length. The limits of
-    /// a parsed workload don't apply.
+    /// Creates a workload in which `phase` never ends on any vCPU, whatever its length. The limits
+    /// of a parsed workload don't apply.
     pub fn endless(phase: Phase) -> Self {
         Self {
             vcpus: vec![vec![phase]],
