@@ -4,9 +4,16 @@
 //!
 //! * [`core`]: the `no_std` part: ring protocol, controllers, reaper machine.
 //! * [`kvm`]: real rings of this host's KVM, and the reaper thread.
-//! * [`mock`]: a simulated VM in virtual time, for tests without KVM.
+//! * `mock` (with the feature `mock`): a simulated VM in virtual time, for tests without KVM.
+//!
+//! # Features
+//!
+//! * `command` (default) builds the `dirty-ring` command and its dependencies. Embedders of the
+//!   library turn off the default features.
+//! * `mock` re-exports the simulated VM; `command` implies it.
 #![forbid(unsafe_code)]
 
 pub use dirty_ring_core as core;
 pub use dirty_ring_kvm as kvm;
+#[cfg(feature = "mock")]
 pub use dirty_ring_mock as mock;

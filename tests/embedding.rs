@@ -31,7 +31,7 @@ mod on_kvm {
 
     use dirty_ring::core::entry::{DirtyGfn, SlotId};
     use dirty_ring::kvm::PageSink;
-    use dirty_ring::kvm::guest::{Guest, GuestConfig, PAGE_BYTES, ReapedGuest, Reaping};
+    use dirty_ring_guest::{Guest, GuestConfig, PAGE_BYTES, ReapedGuest, Reaping};
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;

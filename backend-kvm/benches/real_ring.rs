@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dirty_ring_core::collector::{Backend, Collector};
-use dirty_ring_kvm::guest::{Guest, GuestConfig, RunningGuest};
+use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
 use dirty_ring_kvm::{BitmapSink, Error, KvmRings, ReaperBuilder, Support};
 use kvm_ioctls::Kvm;
 

@@ -47,9 +47,9 @@
 //! itself makes to guest memory never reach a ring and must be OR-ed in (vm-memory does so by
 //! itself when it writes through regions with a bitmap).
 
-#[cfg(target_arch = "x86_64")]
-pub mod guest;
+#![deny(unsafe_code)]
 
+mod arch;
 mod error;
 mod handles;
 mod host;
@@ -60,6 +60,8 @@ mod session;
 mod sink;
 mod stats;
 mod support;
+// All `unsafe` blocks of the crate are here.
+#[allow(unsafe_code)]
 mod sys;
 
 pub use error::Error;

@@ -95,12 +95,8 @@ impl ReaperBuilder {
 
     /// Sets what hears of each pass, on the reaper's thread. It must not call back into the reaper.
     #[must_use]
-    pub fn events(self, events: impl Events + Send + 'static) -> Self {
-        self.boxed_events(Box::new(events))
-    }
-
-    pub(crate) fn boxed_events(mut self, events: Box<dyn Events + Send>) -> Self {
-        self.events = events;
+    pub fn events(mut self, events: impl Events + Send + 'static) -> Self {
+        self.events = Box::new(events);
         self
     }
 

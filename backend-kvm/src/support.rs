@@ -1,12 +1,13 @@
-//! What this host's KVM offers, and enabling it.
+//! The dirty ring as this host's KVM offers it, and how it is enabled.
 
-use dirty_ring_core::size::{ENTRY_BYTES, MAX_ENTRIES, PML_ENTRIES, RingSize};
+use dirty_ring_core::size::{ENTRY_BYTES, MAX_ENTRIES, RingSize};
 use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP,
     KVM_EXIT_DIRTY_RING_FULL, kvm_enable_cap,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
+use crate::arch::{self, Arch};
 use crate::error::Error;
 use crate::host;
 
@@ -14,17 +15,17 @@ use crate::host;
 /// `VcpuExit::Unsupported(EXIT_DIRTY_RING_FULL)`.
 pub const EXIT_DIRTY_RING_FULL: u32 = KVM_EXIT_DIRTY_RING_FULL;
 
-/// Which of the two capabilities the rings are enabled by (api.rst 8.29).
+/// The capability that enables the rings (api.rst 8.29).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
-    /// `KVM_CAP_DIRTY_LOG_RING_ACQ_REL`: for every architecture.
+    /// `KVM_CAP_DIRTY_LOG_RING_ACQ_REL`, for every architecture.
     AcquireRelease,
-    /// `KVM_CAP_DIRTY_LOG_RING`: only where the hardware keeps stores in order, so on x86.
+    /// `KVM_CAP_DIRTY_LOG_RING`, only for CPUs that keep stores in order, which is x86.
     Ordered,
 }
 
 impl Flavour {
-    /// The capability's number.
+    /// Returns the capability's number.
     pub const fn capability(self) -> u32 {
         match self {
             Self::AcquireRelease => KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
@@ -32,7 +33,7 @@ impl Flavour {
         }
     }
 
-    /// The capability's name.
+    /// Returns the capability's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AcquireRelease => "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
@@ -47,45 +48,44 @@ impl Flavour {
 pub struct Support {
     /// The capability that will be used.
     pub flavour: Flavour,
-    /// Most entries per ring.
+    /// Maximum number of entries per ring.
     pub max_entries: u32,
-    /// `KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP` is there: writes by no vCPU (arm64's vGIC and ITS) can
-    /// be read with `KVM_GET_DIRTY_LOG`.
+    /// Whether KVM offers `KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP`, with which `KVM_GET_DIRTY_LOG`
+    /// reads the writes that no vCPU made.
     pub with_bitmap: bool,
-    /// Entries of the CPU's own log (Intel PML), which KVM keeps free; 0 where it has none.
+    /// Whether this architecture's KVM writes guest memory outside any vCPU (arm64: vGIC and ITS),
+    /// so that the rings alone miss pages.
+    pub needs_bitmap: bool,
+    /// Entries of the CPU's own log (Intel PML), which KVM keeps free; 0 without one.
     pub cpu_log_entries: u32,
 }
 
 impl Support {
-    /// Asks `kvm` what it offers.
+    /// Returns what `kvm` offers.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
     pub fn probe(kvm: &Kvm) -> Result<Self, Error> {
         let offers = |capability: u32| kvm.check_extension_raw(capability.into());
         Self::choose(
+            &arch::HOST,
             offers(KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
             offers(KVM_CAP_DIRTY_LOG_RING),
             offers(KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP) > 0,
-            if host::logs_with_pml() {
-                PML_ENTRIES
-            } else {
-                0
-            },
         )
     }
 
-    /// Chooses by what `KVM_CHECK_EXTENSION` said: the largest ring in bytes, or 0.
+    /// Chooses the flavour from the answers of `KVM_CHECK_EXTENSION`, which are the maximum size of
+    /// a ring in bytes, or 0.
     fn choose(
+        arch: &Arch,
         acq_rel_bytes: i32,
         ordered_bytes: i32,
         with_bitmap: bool,
-        cpu_log_entries: u32,
     ) -> Result<Self, Error> {
-        let ordered_is_enough = cfg!(any(target_arch = "x86_64", target_arch = "x86"));
         let (flavour, bytes) = if acq_rel_bytes > 0 {
             (Flavour::AcquireRelease, acq_rel_bytes)
-        } else if ordered_bytes > 0 && ordered_is_enough {
+        } else if ordered_bytes > 0 && arch.allows_ordered_ring {
             (Flavour::Ordered, ordered_bytes)
         } else {
             return Err(Error::Unsupported);
@@ -94,11 +94,12 @@ impl Support {
             flavour,
             max_entries: (bytes.unsigned_abs() / ENTRY_BYTES).min(MAX_ENTRIES),
             with_bitmap,
-            cpu_log_entries,
+            needs_bitmap: arch.writes_without_vcpu,
+            cpu_log_entries: (arch.cpu_log_entries)(),
         })
     }
 
-    /// Checks a number of entries against the rules and this host, without KVM's help.
+    /// Checks a number of entries against the rules and this host, without a call of KVM.
     ///
     /// # Errors
     /// [`Error::RingSize`], [`Error::AboveKernelMaximum`].
@@ -113,10 +114,10 @@ impl Support {
         Ok(size)
     }
 
-    /// Enables rings of `entries` entries per vCPU. Before the first vCPU exists, and once.
+    /// Enables rings of `entries` entries per vCPU. Call it once, before the first vCPU exists.
     ///
-    /// Leave `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2` alone: with its `KVM_DIRTY_LOG_INITIALLY_SET` the
-    /// pages of a slot begin unprotected, and their first writes never reach a ring.
+    /// Do not enable `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`: with its `KVM_DIRTY_LOG_INITIALLY_SET`,
+    /// the pages of a slot begin unprotected, and their first writes never reach a ring.
     ///
     /// # Errors
     /// Those of [`size`](Self::size), and [`Error::Enable`].
@@ -137,29 +138,49 @@ impl Support {
 mod tests {
     use super::*;
 
+    const NO_CPU_LOG: Arch = Arch {
+        cpu_log_entries: || 0,
+        ..arch::HOST
+    };
+    const CPU_LOG: Arch = Arch {
+        cpu_log_entries: || 512,
+        ..arch::HOST
+    };
+
     #[test]
     fn the_acquire_release_flavour_is_preferred() {
-        let both = Support::choose(1 << 20, 1 << 20, false, 0).unwrap();
+        let both = Support::choose(&NO_CPU_LOG, 1 << 20, 1 << 20, false).unwrap();
         assert_eq!(both.flavour, Flavour::AcquireRelease);
         assert_eq!(both.max_entries, 65536);
     }
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn the_ordered_flavour_serves_on_x86_alone() {
-        let old = Support::choose(0, 1 << 19, false, 0).unwrap();
-        assert_eq!((old.flavour, old.max_entries), (Flavour::Ordered, 32768));
+        for (name, arch) in arch::ALL {
+            let old = Support::choose(&arch, 0, 1 << 19, false);
+            let chosen = old.ok().map(|old| (old.flavour, old.max_entries));
+            let expected = (name == "x86_64").then_some((Flavour::Ordered, 32768));
+            assert_eq!(chosen, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_arm64_needs_a_bitmap_beside_its_rings() {
+        for (name, arch) in arch::ALL {
+            let support = Support::choose(&arch, 1 << 20, 0, true).unwrap();
+            assert_eq!(support.needs_bitmap, name == "aarch64", "{name}");
+        }
     }
 
     #[test]
     fn no_capability_is_an_error_that_says_what_is_missing() {
-        let error = Support::choose(0, -1, true, 0).unwrap_err();
+        let error = Support::choose(&NO_CPU_LOG, 0, -1, true).unwrap_err();
         assert!(error.to_string().contains("KVM_CAP_DIRTY_LOG_RING_ACQ_REL"));
     }
 
     #[test]
     fn a_size_is_checked_against_rules_and_host() {
-        let support = Support::choose(1 << 16, 0, false, 512).unwrap();
+        let support = Support::choose(&CPU_LOG, 1 << 16, 0, false).unwrap();
         assert_eq!(support.size(4096).unwrap().soft_limit(), 3520);
         assert!(matches!(
             support.size(8192),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::reaper::Step;
+use dirty_ring_guest::{GuestConfig, ReapedGuest, Reaping};
 use dirty_ring_kvm::Support;
-use dirty_ring_kvm::guest::{GuestConfig, ReapedGuest, Reaping};
 use kvm_ioctls::Kvm;
 
 /// Counts the allocations of each thread.

@@ -11,7 +11,7 @@ use dirty_ring_core::controller::Policy;
 use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::ring::RingPosition;
 use dirty_ring_core::size::RingSize;
-use dirty_ring_kvm::guest::{
+use dirty_ring_guest::{
     Guest, GuestConfig, GuestExit, GuestRam, ReapedGuest, Reaping, RunningGuest,
 };
 use dirty_ring_kvm::{BitmapSink, Error, MemorySlot, PageSink, ReaperBuilder, Support};

@@ -3,12 +3,12 @@
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_workload::{Phase, Workload};
 use thiserror::Error;
 
 use crate::cost::CostModel;
 use crate::faults::Faults;
 use crate::layout::region_pages;
-use crate::workload::{Phase, Workload};
 
 /// Most vCPUs.
 pub const MAX_VCPUS: u32 = 4096;

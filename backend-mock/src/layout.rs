@@ -2,9 +2,9 @@
 
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::slots::SlotTable;
+use dirty_ring_workload::Workload;
 
 use crate::pages::WORD_PAGES;
-use crate::workload::Workload;
 
 /// The memory slots of the simulated VM. Not 0 and 1, so that a mistaken index shows.
 const SLOTS: [SlotId; 2] = [SlotId::new(0, 3), SlotId::new(0, 7)];

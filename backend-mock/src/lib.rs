@@ -53,12 +53,12 @@ mod memory;
 mod pages;
 mod report;
 mod sim;
-mod stalls;
 mod sync;
 mod truth;
 mod vcpu;
 mod vm;
-pub mod workload;
+
+pub use dirty_ring_workload::{self as workload, Phase, Stalls, Workload, WorkloadError};
 
 pub use config::{
     ConfigError, MAX_DURATION_US, MAX_RING_ENTRIES, MAX_TOTAL_PAGES, MAX_VCPUS, SimConfig,
@@ -69,6 +69,4 @@ pub use memory::RingMemory;
 pub use pages::PageSet;
 pub use report::{SimReport, VcpuReport};
 pub use sim::{SimError, Simulation, simulate};
-pub use stalls::Stalls;
 pub use vm::{VcpuState, Vm};
-pub use workload::{Phase, Workload, WorkloadError};

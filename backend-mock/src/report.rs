@@ -2,8 +2,8 @@
 
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::Collector;
+use dirty_ring_workload::Stalls;
 
-use crate::stalls::Stalls;
 use crate::vm::Vm;
 
 /// What happened in a run.

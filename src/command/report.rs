@@ -1,6 +1,6 @@
 //! The figures of a run, as JSON has them.
 
-use dirty_ring::mock::Stalls;
+use dirty_ring_workload::Stalls;
 use serde::Serialize;
 
 /// One run. A figure that the backend can't know is `null`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-use dirty_ring::mock::{Workload, WorkloadError};
+use dirty_ring_workload::{Workload, WorkloadError};
 
 /// A workload that remembers what it was called: a preset keeps its name.
 #[derive(Clone, Debug)]

@@ -18,12 +18,13 @@ mod tests;
 
 use std::sync::Arc;
 
+use dirty_ring_workload::{Phase, Workload};
+
 use crate::cost::{CostModel, PS_PER_US, ps};
 use crate::faults::Overrun;
 use crate::kernel::KernelRing;
 use crate::layout::{Region, SlotMap};
 use crate::pages::PageSet;
-use crate::workload::{Phase, Workload};
 use mishaps::{Garbage, overrun_ps};
 
 /// A simulated vCPU.

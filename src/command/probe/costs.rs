@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dirty_ring::core::collector::Collector;
-use dirty_ring::kvm::guest::{CallbackError, Guest, GuestConfig, RunningGuest};
 use dirty_ring::kvm::{BitmapSink, Error, KvmRings, ReaperBuilder};
+use dirty_ring_guest::{CallbackError, Guest, GuestConfig, RunningGuest};
 use hdrhistogram::Histogram;
 
 use super::{Costs, Latency};

@@ -7,10 +7,10 @@ use dirty_ring::core::controller::{Measurement, Policy};
 use dirty_ring::core::reaper::Step;
 use dirty_ring::core::size::RingSize;
 use dirty_ring::kvm::ReaperStats;
-use dirty_ring::kvm::guest::{
+use dirty_ring_guest::{
     CallbackError, Guest, GuestConfig, GuestError, ReapedGuest, Reaping, RunningGuest, VcpuParams,
 };
-use dirty_ring::mock::{Stalls, Workload};
+use dirty_ring_workload::{Stalls, Workload};
 
 use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;

@@ -1,0 +1,32 @@
+//! The time since a reaper's start, and the CPU time of a thread.
+
+use std::time::{self, Duration};
+
+use dirty_ring_core::time::{Instant, Micros};
+use nix::time::{ClockId, clock_gettime};
+
+/// A monotonic clock that starts at 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: time::Instant,
+}
+
+impl Clock {
+    /// Creates a clock that starts now.
+    pub(crate) fn start() -> Self {
+        Self {
+            start: time::Instant::now(),
+        }
+    }
+
+    /// Returns the time.
+    pub(crate) fn now(&self) -> Instant {
+        Instant(0) + self.start.elapsed().into()
+    }
+}
+
+/// Returns the CPU time that the calling thread has used.
+pub(crate) fn thread_cpu() -> Option<Micros> {
+    let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
+    Some(Duration::from(used).into())
+}

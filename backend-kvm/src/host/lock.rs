@@ -1,0 +1,44 @@
+//! Mutexes that outlive a panic of their holder.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dirty_ring_core::sync::Lock;
+
+/// A mutex as core's [`Lock`].
+#[derive(Debug)]
+pub(crate) struct StdLock<T>(Mutex<T>);
+
+impl<T> StdLock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+}
+
+impl<T> Lock for StdLock<T> {
+    type Guarded = T;
+
+    fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
+        critical(&mut lock(&self.0))
+    }
+}
+
+/// Locks `mutex`, even if a holder panicked: a collector is consistent after every step, and to
+/// continue reaping loses less than to stop.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicked_holder_leaves_the_lock_usable() {
+        let guarded = StdLock::new(1);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            guarded.with(|_| panic!("a sink panicked"));
+        }));
+        assert!(result.is_err());
+        assert_eq!(guarded.with(|value| *value), 1);
+    }
+}

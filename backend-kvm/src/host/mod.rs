@@ -1,0 +1,15 @@
+//! Services of the host: clocks, page size, signals, scheduling, locks and waits.
+
+mod clock;
+mod lock;
+mod page_size;
+mod park;
+mod scheduling;
+mod signals;
+
+pub(crate) use clock::{Clock, thread_cpu};
+pub(crate) use lock::{StdLock, lock};
+pub(crate) use page_size::page_bytes;
+pub(crate) use park::StdPark;
+pub(crate) use scheduling::wake_precisely;
+pub(crate) use signals::{block_signals, without_signals};
