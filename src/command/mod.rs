@@ -4,7 +4,6 @@ mod args;
 mod compare;
 mod failure;
 mod host;
-mod lines;
 mod output;
 mod policy;
 mod probe;

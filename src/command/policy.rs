@@ -1,4 +1,4 @@
-//! A policy, as the command line names it.
+//! A policy, as named on the command line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use dirty_ring::core::size::RingSize;
 
 use super::units;
 
-/// A policy, or none: dirty logging off.
+/// A policy, or none, which turns dirty logging off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PolicyName {
     None,
@@ -21,7 +21,12 @@ pub(crate) enum PolicyName {
 }
 
 impl PolicyName {
-    /// The controller for rings of `size`; `None` where logging is off.
+    /// Returns whether the policy reads each ring's occupancy before it decides which to reap.
+    pub(crate) fn peeks(self) -> bool {
+        self == Self::Deadline
+    }
+
+    /// Returns the controller for rings of `size`; `None` where logging is off.
     pub(crate) fn controller(self, size: RingSize) -> Option<Policy> {
         match self {
             Self::None => None,
@@ -31,7 +36,7 @@ impl PolicyName {
             Self::Deadline => Some(Policy::deadline(size)),
             Self::Fixed(wait) => {
                 let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-                // Parsing allows no wait of 0.
+                // The parser refuses a wait of 0, the only error there is.
                 Policy::fixed(wait_us).ok()
             }
         }
@@ -51,7 +56,7 @@ impl FromStr for PolicyName {
             other => match other.strip_prefix("fixed:") {
                 Some(wait) => units::duration(wait).map(Self::Fixed),
                 None => Err(format!(
-                    "'{other}' is no policy: choose seed, ladder, halving, deadline, \
+                    "'{other}' is not a policy: choose seed, ladder, halving, deadline, \
                      fixed:DURATION (as in fixed:1s) or none"
                 )),
             },
@@ -80,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_policy_is_named_as_it_is_parsed() {
+    fn every_policy_prints_as_it_is_parsed() {
         for name in [
             "none",
             "seed",
@@ -96,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_policy_is_refused_with_those_there_are() {
+    fn an_unknown_policy_is_refused_with_a_list_of_all() {
         for wrong in [
             "", "fixed", "fixed:", "fixed:0s", "fixed:10", "Seed", "fastest",
         ] {

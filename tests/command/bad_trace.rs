@@ -57,11 +57,11 @@ fn a_trace_has_a_header_with_two_columns_and_a_step() {
 fn numbers_are_whole_not_negative_and_in_range() {
     for (number, expected) in [
         ("-5", "is negative"),
-        ("1.5", "is no whole number"),
-        ("1e3", "is no whole number"),
-        ("NaN", "is no whole number"),
-        ("0x10", "is no whole number"),
-        ("12 34", "is no whole number"),
+        ("1.5", "is not a whole number"),
+        ("1e3", "is not a whole number"),
+        ("NaN", "is not a whole number"),
+        ("0x10", "is not a whole number"),
+        ("12 34", "is not a whole number"),
         ("", "is empty"),
         ("18446744073709551616", "is too large"),
         ("99999999999999999999999999999999", "is too large"),
@@ -72,9 +72,40 @@ fn numbers_are_whole_not_negative_and_in_range() {
     }
     let too_many = "harvested,ring_fulls\n1,4294967296\n";
     refuses(too_many, 0, &["line 2: column 2: ", "from 0 to 4294967295"]);
-    for column in ["elapsed_us", "ring_full_harvested", "fullest"] {
+    for column in [
+        "step",
+        "reaped",
+        "elapsed_us",
+        "ring_full_harvested",
+        "fullest",
+        "late_us",
+        "took_us",
+        "ring_capacity",
+    ] {
         let trace = format!("harvested,ring_fulls,{column}\n1,0,\n1,0,-1\n");
         refuses(trace, 1, &["line 3: column 3: ", "is negative"]);
+    }
+}
+
+#[test]
+fn a_pass_reaped_or_it_did_not() {
+    let trace = "reaped,harvested,ring_fulls\n1,1,0\n2,1,0\n";
+    let give = "give a whole number from 0 to 1";
+    refuses(trace, 1, &["line 3: column 1: '2' is too large", give]);
+}
+
+#[test]
+fn a_soft_limit_belongs_to_a_ring_and_stays_the_same() {
+    let header = "harvested,ring_fulls,ring_capacity\n";
+    for wrong in ["0", "4096", "4031", "4294967295"] {
+        let no_ring = format!("line 2: column 3: '{wrong}' is the soft limit of no ring");
+        let give = "give 4032 or 3520 for a ring of 4096 entries";
+        refuses(format!("{header}1,0,{wrong}\n"), 0, &[&no_ring, give]);
+    }
+    for first in ["4032", "", "960"] {
+        let trace = format!("{header}1,0,{first}\n1,0,\n1,0,3520\n");
+        let differs = "line 4: column 3: '3520' differs from the first row";
+        refuses(trace, 2, &[differs, "give the same in every row"]);
     }
 }
 
@@ -134,7 +165,7 @@ fn what_is_no_text_is_no_trace() {
     refuses(
         b"harvested,ring_fulls\n1,0\n\xff,0\n",
         1,
-        &["line 3: ", "no text"],
+        &["line 3: ", "not UTF-8 text"],
     );
 }
 

@@ -6,6 +6,8 @@ mod mock;
 
 use std::time::Duration;
 
+use dirty_ring::core::size::RingSize;
+
 use super::args::{RunArguments, What, Where};
 use super::failure::{self, Failure};
 use super::host::KvmHost;
@@ -73,14 +75,14 @@ pub(crate) fn run(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RunReport, Failu
     }
 }
 
-/// Finds out what is wrong with the plan before anything is touched.
-fn check(kvm: Option<&KvmHost>, plan: &Plan) -> Result<(), Failure> {
+/// Checks the plan before anything is created. Returns the size of its rings.
+fn check(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RingSize, Failure> {
     match kvm {
         #[cfg(target_arch = "x86_64")]
-        Some(host) => kvm::check(host, plan).map(drop),
+        Some(host) => kvm::check(host, plan).map(|(size, _)| size),
         #[cfg(not(target_arch = "x86_64"))]
-        Some(_) => mock::check(plan).map(drop),
-        None => mock::check(plan).map(drop),
+        Some(_) => mock::check(plan).map(|(size, _)| size),
+        None => mock::check(plan).map(|(size, _)| size),
     }
 }
 
@@ -94,10 +96,10 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
         duration: arguments.what.duration.unwrap_or(DEFAULT_DURATION),
         trace: None,
     };
-    // A trace that was recorded before isn't emptied for a run that can't be.
-    check(kvm.as_ref(), &plan)?;
+    // A plan that is wrong must not empty an earlier trace.
+    let size = check(kvm.as_ref(), &plan)?;
     if let Some(path) = &arguments.trace {
-        plan.trace = Some(TraceWriter::create(path, arguments.policy)?);
+        plan.trace = Some(TraceWriter::create(path, arguments.policy, size)?);
     }
     let bar = progress::bar(1);
     bar.set_message(format!("{} under {}", plan.what.workload, plan.policy));
