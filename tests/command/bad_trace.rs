@@ -1,4 +1,4 @@
-//! Traces that can't be replayed: refused with exit code 2, the file and the line.
+//! Traces that can't be replayed are refused with exit code 2, the file and the line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -7,14 +7,15 @@ use crate::support::{Scratch, WRONG_USAGE, command, dirty_ring_with};
 
 const REPLAY: &str = "replay --json --policy ladder --ring-entries 4096";
 
-/// Replays `contents`, which is wrong after `good` steps; all that is `expected` must be said.
+/// Checks that `contents`, wrong after `good` steps, are refused with an error that contains each of
+/// `expected`.
 #[track_caller]
 fn refuses(contents: impl AsRef<[u8]>, good: usize, expected: &[&str]) {
     let scratch = Scratch::new();
     let path = scratch.write("trace.csv", contents);
     let path = path.to_str().unwrap();
     let ran = dirty_ring_with(REPLAY, &[path]);
-    // What was decided before is printed, in whole lines.
+    // The decisions before the error are printed, in whole lines.
     assert_eq!(ran.stdout.lines().count(), good, "{ran:?}");
     assert!(
         ran.stdout.is_empty() || ran.stdout.ends_with("}\n"),
@@ -54,7 +55,7 @@ fn a_trace_has_a_header_with_two_columns_and_a_step() {
 }
 
 #[test]
-fn numbers_are_whole_not_negative_and_in_range() {
+fn numbers_are_whole_and_have_bounds() {
     for (number, expected) in [
         ("-5", "is negative"),
         ("1.5", "is not a whole number"),
@@ -88,7 +89,7 @@ fn numbers_are_whole_not_negative_and_in_range() {
 }
 
 #[test]
-fn a_pass_reaped_or_it_did_not() {
+fn whether_a_pass_reaped_is_0_or_1() {
     let trace = "reaped,harvested,ring_fulls\n1,1,0\n2,1,0\n";
     let give = "give a whole number from 0 to 1";
     refuses(trace, 1, &["line 3: column 1: '2' is too large", give]);
@@ -110,14 +111,14 @@ fn a_soft_limit_belongs_to_a_ring_and_stays_the_same() {
 }
 
 #[test]
-fn the_line_is_right_after_blank_lines_and_with_carriage_returns() {
+fn errors_name_the_right_line_after_blank_lines_and_carriage_returns() {
     refuses("harvested,ring_fulls\n\n1,0\n\n\nx,0\n", 1, &["line 6: "]);
     refuses("harvested,ring_fulls\r\n1,0\r\nx,0\r\n", 1, &["line 3: "]);
     refuses("harvested,ring_fulls\r\n1,0\r\n\r\nx\r\n", 1, &["line 4: "]);
 }
 
 #[test]
-fn the_largest_numbers_of_all_are_a_trace_like_any_other() {
+fn the_largest_numbers_are_replayed() {
     let scratch = Scratch::new();
     let header = "harvested,ring_fulls,elapsed_us,ring_full_harvested,fullest\n";
     let most = format!("{},{},{0},{0},{1}\n", u64::MAX, u32::MAX);
@@ -134,7 +135,7 @@ fn the_largest_numbers_of_all_are_a_trace_like_any_other() {
 }
 
 #[test]
-fn a_line_that_was_cut_off_is_no_step() {
+fn a_line_that_was_cut_off_is_refused() {
     refuses(
         "harvested,ring_fulls\n1,0\n2",
         1,
@@ -154,7 +155,7 @@ fn a_line_that_was_cut_off_is_no_step() {
 }
 
 #[test]
-fn what_is_no_text_is_no_trace() {
+fn a_file_that_is_not_utf8_is_refused() {
     let utf16: Vec<u8> = "\u{feff}harvested,ring_fulls\n1,0\n"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
@@ -170,7 +171,7 @@ fn what_is_no_text_is_no_trace() {
 }
 
 #[test]
-fn a_line_without_end_is_refused_before_it_fills_the_memory() {
+fn an_endless_line_is_refused_before_it_fills_the_memory() {
     let long = format!("harvested,ring_fulls\n1,0\n{}", "1".repeat(3 << 20));
     refuses(long, 1, &["line 3: ", "more than 65536 bytes"]);
     let open_quote = format!("harvested,ring_fulls\n1,0\n\"{}", "1,0\n".repeat(1 << 18));
@@ -180,7 +181,7 @@ fn a_line_without_end_is_refused_before_it_fills_the_memory() {
 }
 
 #[test]
-fn files_that_are_none_are_refused() {
+fn files_that_cannot_be_read_are_refused() {
     let scratch = Scratch::new();
     let missing = scratch.path("missing.csv");
     let error = dirty_ring_with(REPLAY, &[missing.to_str().unwrap()]).refused(WRONG_USAGE);
@@ -198,7 +199,7 @@ fn files_that_are_none_are_refused() {
     );
 }
 
-/// Bytes of the trace that is too large to be held in memory unnoticed.
+/// Bytes of a trace that is large enough to show in the peak memory if it is read as a whole.
 const LARGE_BYTES: usize = 64 << 20;
 const ROW_BYTES: usize = 8192;
 
@@ -222,7 +223,7 @@ fn a_large_trace_is_streamed() {
         .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // More lines are left than the pipe and the buffers hold, so the process is still there.
+    // More lines are left than the pipe and the buffers hold, so the process is still running.
     let left = 3000;
     for _ in 0..rows - left {
         lines.next().unwrap().unwrap();

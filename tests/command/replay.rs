@@ -1,4 +1,4 @@
-//! `dirty-ring replay`, and the traces that `run` records.
+//! `dirty-ring replay`, and the traces that `run --trace` writes.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -169,7 +169,11 @@ fn the_time_of_a_pass_that_only_peeked_is_added_to_the_next_reap() {
         assert_eq!(decided, expected, "{policy}");
     }
     let deadline = |rows| replay_text("deadline", &[header, rows].concat());
-    assert_ne!(deadline(lost), deadline(added), "the time matters");
+    assert_ne!(
+        deadline(lost),
+        deadline(added),
+        "the time of the peeks matters"
+    );
 }
 
 #[test]
@@ -273,10 +277,10 @@ fn an_even_share_stands_for_a_missing_fullest_column() {
     assert_eq!(four, replay(&format!("{policy} --vcpus 4"), &share));
     let one = replay(&format!("{policy} --vcpus 1"), &missing);
     assert_eq!(one, replay(policy, &all));
-    assert_ne!(one, four, "the share makes a difference");
+    assert_ne!(one, four, "the share matters");
 }
 
-/// What `policy` waits before the first step.
+/// Returns the wait that `policy` begins with, in microseconds.
 fn first_wait_us(policy: &str, ring_entries: u32) -> u64 {
     let size = RingSize::new(ring_entries, 4096, 0).unwrap();
     let policy = match policy {
@@ -285,13 +289,13 @@ fn first_wait_us(policy: &str, ring_entries: u32) -> u64 {
         "seed" => Policy::seed(size),
         "halving" => Policy::halving(size),
         "fixed:5ms" => Policy::fixed(5_000).unwrap(),
-        other => panic!("{other} is new: say how it is made"),
+        other => panic!("{other} is new: create it here"),
     };
     policy.current().wait_us
 }
 
 #[test]
-fn the_wait_before_stands_for_a_missing_elapsed_column_and_0_for_the_ring_full_paths_pages() {
+fn the_last_wait_stands_for_a_missing_elapsed_column_and_0_for_the_ring_full_paths_pages() {
     let scratch = Scratch::new();
     let rows = [(500, 0), (2000, 0), (3900, 1), (0, 0), (0, 0), (900, 3)];
     let short: String = rows
@@ -314,7 +318,7 @@ fn the_wait_before_stands_for_a_missing_elapsed_column_and_0_for_the_ring_full_p
 }
 
 #[test]
-fn columns_come_in_any_order_empty_fields_and_blank_lines_count_as_left_out() {
+fn columns_come_in_any_order_and_empty_fields_count_as_missing() {
     let scratch = Scratch::new();
     let plain = scratch.write("plain.csv", "harvested,ring_fulls\n100,0\n4000,2\n");
     let odd = "note,ring_fulls,elapsed_us,harvested\r\n\r\n\"a, b\", 0 ,,100\r\n\r\n,2,,\"4000\"";

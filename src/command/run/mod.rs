@@ -15,13 +15,14 @@ use super::output;
 use super::policy::PolicyName;
 use super::progress;
 use super::report::RunReport;
+use super::safety::SafeRing;
 use super::table;
 use super::trace::TraceWriter;
 
 /// How long a run lasts by default.
 pub(crate) const DEFAULT_DURATION: Duration = Duration::from_secs(4);
 
-/// A run, planned.
+/// What to run, and where.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) place: Where,
@@ -32,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Distinct pages that the workload writes, of the vCPU that writes most.
+    /// Returns the distinct pages that the workload writes on the vCPU that writes most.
     pub(crate) fn needed_pages(&self) -> u64 {
         (0..usize::from(self.place.vcpus))
             .map(|vcpu| u64::from(self.what.workload.max_pages(vcpu)))
@@ -40,7 +41,8 @@ impl Plan {
             .unwrap_or(0)
     }
 
-    /// Distinct pages that each vCPU has: what the workload writes, or its share of `--mem`.
+    /// Returns the distinct pages that each vCPU has: what the workload writes, or its share of
+    /// `--mem`.
     pub(crate) fn pages_per_vcpu(&self) -> Result<u64, Failure> {
         let vcpus = u64::from(self.place.vcpus);
         let needed = self.needed_pages().max(1);
@@ -50,10 +52,10 @@ impl Plan {
         let given = bytes / PAGE_BYTES / vcpus;
         if given < needed {
             return Err(Failure::Usage(format!(
-                "--mem leaves each vCPU (of {vcpus}) {}, and the workload writes {needed}: give \
-                 {}K or more",
+                "--mem leaves each vCPU {}, but the workload writes {needed}: give {}K or more for {}",
                 table::counted(given, "page"),
-                needed * vcpus * PAGE_BYTES / 1024
+                needed * vcpus * PAGE_BYTES / 1024,
+                table::counted(vcpus, "vCPU"),
             )));
         }
         Ok(given)
@@ -63,12 +65,12 @@ impl Plan {
 /// Bytes of a guest page.
 const PAGE_BYTES: u64 = 4096;
 
-/// Runs the plan: on `kvm`, or on the mock where there is none.
+/// Runs the plan on `kvm`, or on the mock where that is `None`.
 pub(crate) fn run(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RunReport, Failure> {
     match kvm {
         #[cfg(target_arch = "x86_64")]
         Some(host) => kvm::run(host, plan),
-        // `KvmHost::open` gives none where the guest can't run.
+        // `KvmHost::open` fails where the guest can't run.
         #[cfg(not(target_arch = "x86_64"))]
         Some(_) => mock::run(plan),
         None => mock::run(plan),
@@ -86,7 +88,7 @@ fn check(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RingSize, Failure> {
     }
 }
 
-/// `dirty-ring run`.
+/// Runs `dirty-ring run`.
 pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     let kvm = KvmHost::choose(arguments.place.backend)?;
     let mut plan = Plan {
@@ -105,7 +107,7 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     bar.set_message(format!("{} under {}", plan.what.workload, plan.policy));
     let report = run(kvm.as_ref(), &plan);
     bar.finish_and_clear();
-    // What was recorded is kept, whatever became of the run.
+    // What was recorded is kept even if the run failed.
     let traced = plan.trace.as_ref().map_or(Ok(()), TraceWriter::finish);
     let report = report?;
     traced?;
@@ -117,21 +119,21 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     }
 }
 
-/// Where the deadline controller can't win it says so.
+/// Warns that the ring is too small for the deadline controller on this host.
 fn warn_if_ring_is_small(plan: &Plan, report: &RunReport) {
     if plan.policy != PolicyName::Deadline || report.backend == "mock" || report.wakeups == 0 {
         return;
     }
     let advice = match report.smallest_safe_ring {
-        Some(entries) if entries > report.ring_entries => {
+        SafeRing::Entries(entries) if entries > report.ring_entries => {
             format!("use --ring-entries {entries} or more")
         }
-        Some(_) => return,
-        None => "and no larger one would be safe".into(),
+        SafeRing::NoneIsSafe => "no larger ring would be safe either".into(),
+        SafeRing::Entries(_) | SafeRing::Unknown => return,
     };
-    failure::tell(&format!(
-        "warning: a ring of {} entries is small for this host: at the rates and wake-ups of this \
-         run it can be full before it is reaped; {advice}",
+    failure::warn(&format!(
+        "warning: a ring of {} entries is small for this host: at the dirty rates and wake-ups of \
+         this run it can be full before it is reaped; {advice}",
         report.ring_entries
     ));
 }
