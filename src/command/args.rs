@@ -69,8 +69,8 @@ pub(crate) struct What {
     #[arg(long, value_parser = units::run_duration, allow_hyphen_values = true)]
     pub(crate) duration: Option<Duration>,
 
-    /// What a vCPU does on ring-full: harvest one chunk and kick the reaper, or harvest the whole of
-    /// all rings, as QEMU does
+    /// What a vCPU does on ring-full: harvest one chunk and kick the reaper, or harvest the whole
+    /// of all rings, as QEMU does
     #[arg(long, value_enum, default_value_t = RingFullName::Chunk)]
     pub(crate) ring_full: RingFullName,
 }
@@ -89,7 +89,8 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) what: What,
 
-    /// deadline, ladder, seed, halving, fixed:DURATION or none
+    /// deadline, ladder, seed, halving or fixed:DURATION, as in fixed:10ms; none runs without
+    /// logging
     #[arg(long, value_name = "P", default_value = "deadline")]
     pub(crate) policy: PolicyName,
 
@@ -134,7 +135,7 @@ pub(crate) struct CompareArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReplayArguments {
-    /// deadline, ladder, seed, halving or fixed:DURATION
+    /// deadline, ladder, seed, halving or fixed:DURATION, as in fixed:10ms
     #[arg(long, value_name = "P")]
     pub(crate) policy: PolicyName,
 

@@ -1,4 +1,4 @@
-//! Why the command failed, and the exit code that says so.
+//! Failures of the command, and their exit codes.
 
 use std::fmt::Display;
 use std::io::Write;

@@ -66,7 +66,7 @@ pub(crate) struct KvmHost {
 }
 
 impl KvmHost {
-    /// Opens `/dev/kvm` and looks for dirty rings.
+    /// Opens `/dev/kvm` and checks that it has dirty rings.
     pub(crate) fn open() -> Result<Self, Failure> {
         let kvm = Kvm::new().map_err(|error| {
             let advice = match io::Error::from_raw_os_error(error.errno()).kind() {

@@ -30,7 +30,7 @@ struct Line {
 pub(crate) fn replay(arguments: &ReplayArguments) -> Result<(), Failure> {
     let size =
         default_size(arguments.ring_entries).map_err(|error| Failure::Usage(error.to_string()))?;
-    // What is wrong with the arguments is said before the trace is opened.
+    // Wrong arguments are reported before the trace is opened.
     controller(arguments.policy, size)?;
     let (name, input) = open(&arguments.file)?;
     let mut trace = TraceReader::new(name, input, arguments.vcpus.into(), size)?;

@@ -19,8 +19,8 @@ pub(crate) enum SafeRing {
 
 impl SafeRing {
     /// Finds the smallest safe ring for a vCPU that dirties `rate_per_s` pages a second, where a
-    /// wake-up and its pass over a ring of so many entries take `latency_us` at most. `size` knows
-    /// which rings this host has. Unknown where no page was dirtied.
+    /// wake-up and its pass over a ring of so many entries take `latency_us` at most. `size`
+    /// returns the rings that this host has. Unknown where no page was dirtied.
     pub(crate) fn find(
         size: impl Fn(u32) -> Option<RingSize>,
         rate_per_s: f64,

@@ -53,7 +53,7 @@ pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let wrong = || {
         format!(
-            "'{text}' is not a size: give a whole number, with K, M, G or T for a large one, as in 64M"
+            "'{text}' is not a size: give a whole number of bytes, or of K, M, G or T as in 64M"
         )
     };
     let (digits, shift) = match text.char_indices().next_back() {

@@ -7,7 +7,7 @@ use crate::support::{Scratch, WRONG_USAGE, command, dirty_ring_with};
 
 const REPLAY: &str = "replay --json --policy ladder --ring-entries 4096";
 
-/// Checks that `contents`, wrong after `good` steps, are refused with an error that contains each of
+/// Checks that `contents` are refused after `good` steps, with an error that contains each of
 /// `expected`.
 #[track_caller]
 fn refuses(contents: impl AsRef<[u8]>, good: usize, expected: &[&str]) {

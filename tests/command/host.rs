@@ -55,7 +55,7 @@ fn as_nobody(scratch: &Scratch, words: &[&str]) -> Option<Ran> {
     match probe.arg("--version").output() {
         Ok(output) if output.status.success() => {}
         other => {
-            println!("skipped: the command can't be run as nobody here: {other:?}");
+            println!("skipped: the command can't be run as the user nobody here: {other:?}");
             return None;
         }
     }

@@ -241,8 +241,8 @@ fn a_soft_limit_in_the_trace_is_that_of_the_replayed_rings() {
     };
     assert_eq!(waits(replayed(4032)), expected(0));
     assert_eq!(waits(replayed(3520)), expected(PML_ENTRIES));
-    assert_ne!(expected(0), expected(PML_ENTRIES), "the limit matters");
-    // Recorded with rings of another size, the trace says nothing of these.
+    assert_ne!(expected(0), expected(PML_ENTRIES), "the soft limit matters");
+    // A trace of rings of another size says nothing of these.
     for other in [960, 65_472] {
         assert_eq!(waits(replayed(other)), expected(0), "{other}");
     }

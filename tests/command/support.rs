@@ -95,7 +95,8 @@ impl Ran {
         self.failed(code)
     }
 
-    /// Checks that the command failed with `code` and one or two lines on stderr, and returns those.
+    /// Checks that the command failed with `code` and one or two lines on stderr, and returns
+    /// those.
     #[track_caller]
     pub(crate) fn failed(self, code: i32) -> String {
         let Self { what, stderr, .. } = &self;

@@ -222,7 +222,8 @@ fn conclusion(ranked: &[Standing], baseline: &Standing, equal: f64) -> String {
         )
     };
     match ranked {
-        [] => "Nothing to compare: name policies with --policies; no logging is only their baseline.\n".into(),
+        [] => "Nothing to compare: name policies with --policies (none is only the baseline).\n"
+            .into(),
         [only] => format!("{}.\n", verdict(only)),
         [best, .., last] => format!(
             "Best here: {}; last: {}.\nRanked by guest speed; speeds that differ by less than {} \

@@ -1,4 +1,4 @@
-//! What dirty logging costs on this host, as figured out from one measurement.
+//! What dirty logging costs on this host, calculated from one measurement.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub(super) struct Reaped {
 }
 
 impl Costs {
-    /// Figures out the costs from a storm without logging, one with logging, and what was reaped
+    /// Calculates the costs from a storm without logging, one with logging, and what was reaped
     /// during the latter. The guest writes more pages than the ring holds, so each write under
     /// logging is a fault.
     pub(super) fn of(
@@ -62,12 +62,12 @@ impl Costs {
     ) -> Self {
         let reaping = reaped.harvest + reaped.reset;
         let in_guest = logged.time.saturating_sub(reaping);
-        // A ring that was never reaped was never full: the guest hardly ran.
+        // Without a reap the ring was never full: the guest hardly ran.
         let ran = reaped.pages > 0;
         let fault_ns = || {
             let logged_ns = ratio(in_guest.as_secs_f64() * NS_PER_S, logged.writes as f64)?;
             let plain_ns = ratio(plain.time.as_secs_f64() * NS_PER_S, plain.writes as f64)?;
-            // Less than nothing is noise.
+            // A negative cost is noise.
             Some(logged_ns - plain_ns).filter(|ns| *ns > 0.0)
         };
         let per_page_ns =
@@ -82,8 +82,8 @@ impl Costs {
         }
     }
 
-    /// Finds the smallest safe ring at the measured rate, if the longest wake-up seen comes before
-    /// a pass over a full ring. `size` knows which rings this host has.
+    /// Finds the smallest safe ring at the measured rate, for the latest wake-up measured and a
+    /// pass over a full ring. `size` returns the rings that this host has.
     pub(super) fn smallest_safe_ring(&self, size: impl Fn(u32) -> Option<RingSize>) -> SafeRing {
         let (Some(rate_per_s), Some(harvest_ns), Some(reset_ns)) = (
             self.dirty_pages_per_s,

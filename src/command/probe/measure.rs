@@ -59,7 +59,7 @@ fn with_logging(host: &KvmHost, config: GuestConfig) -> Result<(Storm, Reaped), 
             reap(&mut collector, &mut reaped)
         }
     })?;
-    // The first touch of a page is no cost of logging.
+    // Mapping a page on its first touch is not a cost of logging.
     guest.warm_up(&running, PAGES)?;
     guest.set_logging(true)?;
     let logged = storm(&guest, &running)?;

@@ -47,8 +47,8 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
 pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
     let (size, config) = check(host, plan)?;
     let window = match plan.policy.controller(size) {
-        None => undisturbed(host, plan, config),
-        Some(controller) => reaped(host, plan, config, controller),
+        None => without_logging(host, plan, config),
+        Some(controller) => with_reaper(host, plan, config, controller),
     };
     window
         .map(|window| window.report(host, plan, size))
@@ -74,8 +74,8 @@ fn check_vcpus(host: &KvmHost, plan: &Plan) -> Result<(), Failure> {
     let (vcpus, most) = (usize::from(plan.place.vcpus), host.kvm.get_max_vcpus());
     if vcpus > most {
         return Err(Failure::Usage(format!(
-            "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most; give a smaller \
-             --vcpus"
+            "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most; give \
+             fewer --vcpus"
         )));
     }
     Ok(())
@@ -107,7 +107,11 @@ struct Window {
 }
 
 /// Runs the guest without logging.
-fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Window, CallbackError> {
+fn without_logging(
+    host: &KvmHost,
+    plan: &Plan,
+    config: GuestConfig,
+) -> Result<Window, CallbackError> {
     let guest = Guest::new(&host.kvm, config)?;
     let running = RunningGuest::start(guest.create_vcpus()?, |_| {
         Ok::<(), std::convert::Infallible>(())
@@ -124,7 +128,7 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
 }
 
 /// Runs the guest with a reaper.
-fn reaped(
+fn with_reaper(
     host: &KvmHost,
     plan: &Plan,
     config: GuestConfig,

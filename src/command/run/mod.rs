@@ -52,7 +52,8 @@ impl Plan {
         let given = bytes / PAGE_BYTES / vcpus;
         if given < needed {
             return Err(Failure::Usage(format!(
-                "--mem leaves each vCPU {}, but the workload writes {needed}: give {}K or more for {}",
+                "--mem leaves each vCPU {}, but the workload writes {needed}: give {}K or more \
+                 for {}",
                 table::counted(given, "page"),
                 needed * vcpus * PAGE_BYTES / 1024,
                 table::counted(vcpus, "vCPU"),

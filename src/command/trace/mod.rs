@@ -16,12 +16,15 @@
 //! | `ring_capacity` | soft limit of each ring, in entries | that of a host without Intel PML |
 //! | `now_us`, `wait_us`, `level`, `reasons` | when, and what was decided | not read |
 //!
+//! A replay for rings of another size than the recorded ones takes their soft limit from a host
+//! without Intel PML too.
+//!
 //! Other columns are not read either. An empty field counts as a missing one, and blank lines are
 //! skipped. A reader takes one row at a time, so a trace may be longer than the memory.
 //!
-//! `deadline` often wakes, peeks and leaves every ring alone. To a policy that doesn't peek, such a
-//! pass would look like a reap that found nothing. Its row has `reaped` 0: a replay adds the row's
-//! time to that of the next reap and decides nothing for it.
+//! `deadline` often wakes up, peeks and reaps no ring. A policy that doesn't peek would take such a
+//! pass for a reap that found nothing, so its row has `reaped` 0: a replay adds the time of that
+//! row to the next reap, and decides nothing for the row itself.
 
 mod lines;
 mod reader;

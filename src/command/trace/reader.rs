@@ -1,4 +1,4 @@
-//! Reads a trace row by row, and says where it is wrong.
+//! Reads a trace row by row, and reports errors by line and column.
 
 use std::io::BufRead;
 
@@ -18,15 +18,15 @@ const CPU_LOG_ENTRIES: [u32; 2] = [0, PML_ENTRIES];
 
 type Input = Box<dyn BufRead>;
 
-/// A pass of the reaper, as a row tells it.
+/// A pass of the reaper, read from a row.
 pub(crate) struct Pass {
     pub(crate) step: u64,
     /// The pass reaped; otherwise it only peeked.
     pub(crate) reaped: bool,
     /// Microseconds since the pass before began, where the trace has them.
     pub(crate) elapsed_us: Option<u64>,
-    /// What the pass found. Its `elapsed_us` is 0: what stands for a missing one is the caller's
-    /// to know.
+    /// What the pass found. Its `elapsed_us` is 0, because only the caller knows what stands for a
+    /// missing one.
     pub(crate) measurement: Measurement,
     /// The size of each ring; the same for every pass of a trace.
     pub(crate) ring_size: RingSize,
@@ -63,7 +63,7 @@ struct Columns {
 enum Ring {
     /// No row has been read; the size is this one unless the first row has a soft limit.
     Assumed(RingSize),
-    /// The first row settled the size. It had this soft limit, or none.
+    /// The first row settled the size; its soft limit field held this, or was empty.
     Settled(RingSize, Option<u32>),
 }
 
@@ -82,9 +82,9 @@ fn sizes(entries: u32) -> impl Iterator<Item = RingSize> {
         .filter_map(move |log| RingSize::new(entries, SMALLEST_PAGE_BYTES, log).ok())
 }
 
-/// Returns the size of a ring of as many entries as `asked` that is full at `capacity`. Where
-/// `capacity` belongs to a ring of another size, that is `asked` itself; where it belongs to no
-/// ring at all, `None`.
+/// Returns the size of a ring of as many entries as `asked` whose soft limit is `capacity`. Returns
+/// `asked` itself where `capacity` belongs to a ring of another size, and `None` where it belongs
+/// to no ring.
 fn size_with(capacity: u32, asked: RingSize) -> Option<RingSize> {
     let fits = |size: &RingSize| size.soft_limit() == capacity;
     let same = sizes(asked.entries()).find(fits);
@@ -96,8 +96,8 @@ fn size_with(capacity: u32, asked: RingSize) -> Option<RingSize> {
 }
 
 impl TraceReader {
-    /// Reads the header of a trace called `name`, for `vcpus` rings of `ring_size` unless the rows
-    /// say that they were full earlier.
+    /// Reads the header of a trace called `name`. The guest had `vcpus` rings of `ring_size`,
+    /// unless the rows have another soft limit.
     pub(crate) fn new(
         name: String,
         input: Input,
@@ -269,7 +269,7 @@ impl TraceReader {
 }
 
 impl Columns {
-    /// Finds the columns; the error says which required one is missing.
+    /// Finds the columns; the error names a required one that is missing.
     fn find(header: &StringRecord) -> Result<Self, String> {
         let find = |column: &str| header.iter().position(|name| name == column);
         let require = |column: &str| {
