@@ -28,7 +28,9 @@
 
 mod lines;
 mod reader;
+mod soft_limit;
 mod writer;
 
-pub(crate) use reader::{Pass, TraceReader, default_size};
+pub(crate) use reader::{Pass, TraceReader};
+pub(crate) use soft_limit::default_size;
 pub(crate) use writer::{TraceWriter, reason_names};
