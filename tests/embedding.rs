@@ -7,6 +7,7 @@ mod kvm;
 use dirty_ring::core::collector::RingFullMode;
 use dirty_ring::core::controller::Policy;
 use dirty_ring::core::size::RingSize;
+use dirty_ring::core::time::Micros;
 
 type MakePolicy = fn(RingSize) -> Policy;
 
@@ -16,7 +17,7 @@ const POLICIES: [(&str, MakePolicy); 5] = [
     ("seed", Policy::seed),
     ("ladder", Policy::ladder),
     ("halving", Policy::halving),
-    ("fixed", |_| Policy::fixed(5_000).unwrap()),
+    ("fixed", |_| Policy::fixed(Micros::from_millis(5)).unwrap()),
 ];
 
 fn modes() -> [RingFullMode; 2] {
@@ -115,7 +116,7 @@ mod on_kvm {
                 assert_eq!(*published, written, "{name}, {mode:?}");
                 // Nothing is owed, and nothing was published that was not harvested and reset.
                 let totals = stats.totals;
-                let harvested = totals.reaper_harvested + totals.ring_full_harvested;
+                let harvested = totals.harvested();
                 assert_eq!((stats.outstanding, stats.bad_entries()), (0, 0));
                 assert_eq!(
                     (totals.entries_reset, totals.published),

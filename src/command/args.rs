@@ -11,12 +11,12 @@ use super::policy::PolicyName;
 use super::units;
 use super::workload::NamedWorkload;
 
-/// Most rounds that a comparison may have.
+/// The most rounds of a comparison.
 const MAX_ROUNDS: u32 = 1000;
 
 /// Adaptive reaping of KVM dirty rings: probe this host, run a guest, compare policies.
 ///
-/// Without a command: `compare --quick` on this host.
+/// Without a command, runs `compare --quick`.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
@@ -26,20 +26,20 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// What this host's KVM offers, and what dirty logging costs here
+    /// Print what this host's KVM offers, and measure what dirty logging costs here
     Probe(ProbeArguments),
     /// Run a guest under one policy
     Run(RunArguments),
-    /// Run policies in interleaved rounds against the same guest, and rank them
+    /// Run policies in interleaved rounds on the same guest, and rank them
     Compare(CompareArguments),
-    /// Feed recorded steps to a policy and print what it decides
+    /// Feed a recorded trace to a policy and print what it decides
     Replay(ReplayArguments),
 }
 
-/// On what to run.
+/// Where to run.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Where {
-    /// What to run on; auto is KVM where it works, else the mock, and says so
+    /// Where to run: auto takes KVM where it works, else the mock, and says why on stderr
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     pub(crate) backend: BackendName,
 
@@ -51,8 +51,8 @@ pub(crate) struct Where {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = vcpus, allow_negative_numbers = true)]
     pub(crate) vcpus: u16,
 
-    /// Guest memory that may be written, of all vCPUs together, as in 64M; by default as much as
-    /// the workload writes
+    /// Guest memory that is tracked, all vCPUs together, as in 64M; by default as much as the
+    /// workload writes
     #[arg(long, value_name = "SIZE", value_parser = units::size_bytes, allow_hyphen_values = true)]
     pub(crate) mem: Option<u64>,
 }
@@ -65,11 +65,12 @@ pub(crate) struct What {
     #[arg(long, value_name = "W", default_value = "storm")]
     pub(crate) workload: NamedWorkload,
 
-    /// How long each run lasts, as in 4s or 250ms  [default: 4s; 2s under compare --quick]
+    /// How long each run lasts, as in 4s or 250ms  [default: 4s; 2s with compare --quick]
     #[arg(long, value_parser = units::run_duration, allow_hyphen_values = true)]
     pub(crate) duration: Option<Duration>,
 
-    /// What a vCPU does with its full ring: one chunk and a kick, or the whole of all rings
+    /// What a vCPU does on ring-full: harvest one chunk and kick the reaper, or harvest the whole
+    /// of all rings, as QEMU does
     #[arg(long, value_enum, default_value_t = RingFullName::Chunk)]
     pub(crate) ring_full: RingFullName,
 }
@@ -88,11 +89,12 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) what: What,
 
-    /// deadline, ladder, seed, halving, fixed:DURATION or none
+    /// deadline, ladder, seed, halving or fixed:DURATION, as in fixed:10ms; none runs without
+    /// logging
     #[arg(long, value_name = "P", default_value = "deadline")]
     pub(crate) policy: PolicyName,
 
-    /// Write each decision and what led to it to this file, for replay
+    /// Write a row for each pass of the reaper to this file, for replay
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) trace: Option<PathBuf>,
 
@@ -108,21 +110,21 @@ pub(crate) struct CompareArguments {
     #[command(flatten)]
     pub(crate) what: What,
 
-    /// Policies to compare; no logging is always measured along
+    /// Policies to compare; a baseline without logging is always run too
     /// [default: deadline,ladder,seed,halving,fixed:1s]
     #[arg(long, value_name = "P,P,...", value_delimiter = ',')]
     pub(crate) policies: Option<Vec<PolicyName>>,
 
-    /// Interleaved rounds  [default: 5; 3 with --quick]
+    /// Rounds, each of which runs every policy once  [default: 5; 3 with --quick]
     #[arg(long, value_name = "N", value_parser = rounds, allow_negative_numbers = true)]
     pub(crate) rounds: Option<u32>,
 
-    /// Fewer and shorter rounds, and no sweep: under a minute
+    /// Run fewer and shorter rounds and no sweep: takes less than a minute
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// Sweep fixed intervals from 1 s to 1 ms too, and hold every policy against the best of them
-    /// in hindsight  [default: yes, unless --quick or --policies is given]
+    /// Run fixed intervals from 1 s to 1 ms too, and compare each policy with the best of them in
+    /// hindsight  [default: yes, unless --quick or --policies is given]
     #[arg(long)]
     pub(crate) sweep: bool,
 
@@ -133,19 +135,21 @@ pub(crate) struct CompareArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReplayArguments {
-    /// deadline, ladder, seed, halving or fixed:DURATION
+    /// deadline, ladder, seed, halving or fixed:DURATION, as in fixed:10ms
     #[arg(long, value_name = "P")]
     pub(crate) policy: PolicyName,
 
-    /// Entries of each vCPU's ring, a power of two
+    /// Entries of each vCPU's ring, a power of two; its soft limit is the recorded one if the trace
+    /// is of such rings, else that of a host without Intel PML
     #[arg(long, value_name = "N", value_parser = ring_entries, allow_negative_numbers = true)]
     pub(crate) ring_entries: u32,
 
-    /// vCPUs: where the trace doesn't say how full the fullest ring was, an even share is assumed
+    /// vCPUs of the recorded guest; without a column 'fullest', each is taken to have dirtied an
+    /// even share
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = vcpus, allow_negative_numbers = true)]
     pub(crate) vcpus: u16,
 
-    /// Print one JSON object a line
+    /// Print one JSON object on each line
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -167,9 +171,10 @@ pub(crate) enum RingFullName {
     Whole,
 }
 
-/// Which powers of two are allowed is the ring's to say.
+/// Parses a number of entries. Which powers of two are allowed depends on the host.
 fn ring_entries(text: &str) -> Result<u32, String> {
-    units::whole(text, 0, u32::MAX).map_err(|_| format!("give a power of two up to {MAX_ENTRIES}"))
+    units::whole(text, 0, u32::MAX)
+        .map_err(|_| format!("give a power of two up to {MAX_ENTRIES}, as in 4096"))
 }
 
 fn vcpus(text: &str) -> Result<u16, String> {
@@ -190,12 +195,12 @@ impl RingFullName {
 }
 
 impl CompareArguments {
-    /// The arguments of `compare --quick`.
+    /// Returns the arguments of `compare --quick`.
     pub(crate) fn quick() -> Self {
         Self::parse(&["--quick"])
     }
 
-    /// The arguments of `compare` followed by these, which must be right.
+    /// Parses arguments of `compare`, which must be valid.
     pub(crate) fn parse(arguments: &[&str]) -> Self {
         #[derive(Parser)]
         struct Alone {

@@ -1,4 +1,4 @@
-//! Why the command failed, and the exit code that says so.
+//! Failures of the command, and their exit codes.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -10,10 +10,10 @@ pub(crate) enum Failure {
     /// The run failed: a lost page, an overrun ring, an error of KVM, output that can't be written.
     #[error("{0}")]
     Run(String),
-    /// Wrong usage or input.
+    /// The usage or the input is wrong.
     #[error("{0}")]
     Usage(String),
-    /// This host can't: no `/dev/kvm`, no dirty ring.
+    /// This host can't do it: no `/dev/kvm`, no dirty ring.
     #[error("{0}")]
     Host(String),
 }
@@ -27,14 +27,14 @@ impl Failure {
         }
     }
 
-    /// Says it on stderr and gives the exit code.
+    /// Prints the failure on stderr and returns its exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        tell(self);
+        warn(self);
         ExitCode::from(self.code())
     }
 }
 
-/// Says something on stderr. A closed stderr leaves nobody to tell, and is no reason to stop.
-pub(crate) fn tell(what: &impl Display) {
+/// Prints a line on stderr, best effort: a closed stderr doesn't fail the command.
+pub(crate) fn warn(what: &impl Display) {
     let _ = writeln!(std::io::stderr(), "dirty-ring: {what}");
 }

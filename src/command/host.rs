@@ -1,4 +1,4 @@
-//! The host, as reports name it, and its KVM.
+//! The host and its KVM.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::args::BackendName;
 use super::failure::{self, Failure};
 
-/// `KVM_API_VERSION`: the same since Linux 2.6.22, and no other will come (api.rst 4.1).
+/// `KVM_API_VERSION`: stable since Linux 2.6.22, and not expected to change (api.rst 4.1).
 const KVM_API_VERSION: i32 = 12;
 
-/// What the figures were measured on.
+/// The host that the figures were measured on.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Host {
     pub(crate) cpu: Option<String>,
@@ -33,7 +33,8 @@ pub(crate) struct KvmOffer {
 }
 
 impl Host {
-    pub(crate) fn look(kvm: Option<&KvmHost>) -> Self {
+    /// Describes this host, with what `kvm` offers.
+    pub(crate) fn describe(kvm: Option<&KvmHost>) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo
             .lines()
@@ -65,47 +66,45 @@ pub(crate) struct KvmHost {
 }
 
 impl KvmHost {
-    /// Opens `/dev/kvm` and looks for dirty rings.
+    /// Opens `/dev/kvm` and checks that it has dirty rings.
     pub(crate) fn open() -> Result<Self, Failure> {
         let kvm = Kvm::new().map_err(|error| {
             let advice = match io::Error::from_raw_os_error(error.errno()).kind() {
                 io::ErrorKind::PermissionDenied => {
-                    "let your user read and write it (the kvm group, as a rule)"
+                    "give your user read and write access (usually by adding it to the kvm group)"
                 }
-                io::ErrorKind::NotFound => {
-                    "load the kvm module, or choose --backend mock where that will do"
-                }
-                _ => "see the kernel's log, or choose --backend mock where that will do",
+                io::ErrorKind::NotFound => "load the kvm module",
+                _ => "look for the reason in the kernel's log",
             };
             Failure::Host(format!("/dev/kvm can't be opened: {error}; {advice}"))
         })?;
         if kvm.get_api_version() != KVM_API_VERSION {
             return Err(Failure::Host(
-                "/dev/kvm is there but is no KVM: load the kvm module, or choose --backend mock \
-                 where that will do"
-                    .into(),
+                "/dev/kvm exists but is no KVM: load the kvm module".into(),
             ));
         }
-        let support = Support::probe(&kvm)
-            .map_err(|error| Failure::Host(format!("{error}; or choose --backend mock")))?;
+        let support = Support::probe(&kvm).map_err(|error| Failure::Host(error.to_string()))?;
         if cfg!(not(target_arch = "x86_64")) {
             return Err(Failure::Host(
-                "the test guest is written for x86_64; choose --backend mock".into(),
+                "the test guest is written for x86_64: use such a host".into(),
             ));
         }
         Ok(Self { kvm, support })
     }
 
-    /// The KVM that `backend` asks for; `None` for the mock. `auto` says on stderr why it takes
-    /// the mock.
+    /// Opens the KVM that `backend` asks for; `None` for the mock. Where `auto` falls back to the
+    /// mock, a line on stderr says why.
     pub(crate) fn choose(backend: BackendName) -> Result<Option<Self>, Failure> {
         match backend {
             BackendName::Mock => Ok(None),
-            BackendName::Kvm => Self::open().map(Some),
+            BackendName::Kvm => match Self::open() {
+                Ok(host) => Ok(Some(host)),
+                Err(failure) => Err(Failure::Host(format!("{failure}; or use --backend mock"))),
+            },
             BackendName::Auto => match Self::open() {
                 Ok(host) => Ok(Some(host)),
                 Err(failure) => {
-                    failure::tell(&format!("using the mock, because {failure}"));
+                    failure::warn(&format!("using the mock, because {failure}"));
                     Ok(None)
                 }
             },
@@ -113,7 +112,7 @@ impl KvmHost {
     }
 }
 
-/// Bytes of memory that this host could give a guest; `None` where it doesn't say.
+/// Returns the bytes of memory that this host can give to a guest; `None` where it doesn't say.
 pub(crate) fn available_bytes() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo

@@ -4,7 +4,6 @@ mod args;
 mod compare;
 mod failure;
 mod host;
-mod lines;
 mod output;
 mod policy;
 mod probe;
@@ -45,7 +44,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to stdout and are no failure; all else is wrong usage, in two lines.
+/// Prints help and version on stdout; reports all else as wrong usage, in two lines.
 fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(
         error.kind(),
@@ -59,7 +58,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let what = text.lines().next().unwrap_or_default();
     let what = what.strip_prefix("error: ").unwrap_or(what);
-    // A list of what is allowed or missing stands on the lines that follow.
+    // The lines that follow list what is allowed or missing.
     let details: Vec<&str> = text
         .lines()
         .skip(1)
@@ -75,7 +74,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     Failure::Usage(format!("{what}\ntry 'dirty-ring {}--help'", subcommand())).report()
 }
 
-/// The subcommand that was called, with a space after it; nothing where it is none.
+/// Returns the subcommand on the command line with a space after it; nothing where there is none.
 fn subcommand() -> String {
     let name = std::env::args_os().nth(1).unwrap_or_default();
     let known = Arguments::command();

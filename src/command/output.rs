@@ -1,4 +1,4 @@
-//! Standard output: whole or not at all, and an error if it can't be written.
+//! Standard output. What can't be written is an error.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -18,17 +18,17 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Prints `value` as one JSON object on one line.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string(value)
-        .map_err(|error| Failure::Run(format!("the result is no JSON: {error}")))?;
+        .map_err(|error| Failure::Run(format!("the result can't be printed as JSON: {error}")))?;
     text.push('\n');
     print(&text)
 }
 
-/// The failure of a write to stdout.
+/// Returns the failure for a write to stdout that returned `error`.
 pub(crate) fn failed(error: &io::Error) -> Failure {
     Failure::Run(match error.kind() {
         ErrorKind::BrokenPipe => {
-            "standard output was closed before everything was written; keep its reader open".into()
+            "standard output was closed before everything was written: keep its reader open".into()
         }
-        _ => format!("standard output can't be written: {error}; check where it goes"),
+        _ => format!("standard output can't be written: {error}; check the file that it goes to"),
     })
 }

@@ -1,40 +1,35 @@
-//! A policy, as the command line names it.
+//! A policy, as named on the command line.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dirty_ring::core::controller::Policy;
+use dirty_ring::core::controller::{Policy, PolicyError, PolicyNames, PolicySpec};
 use dirty_ring::core::size::RingSize;
 
-use super::units;
-
-/// A policy, or none: dirty logging off.
+/// A policy of the core's registry, or none, which turns dirty logging off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PolicyName {
-    None,
-    Seed,
-    Ladder,
-    Halving,
-    Deadline,
-    Fixed(Duration),
-}
+pub(crate) struct PolicyName(Option<PolicySpec>);
 
 impl PolicyName {
-    /// The controller for rings of `size`; `None` where logging is off.
+    /// No dirty logging.
+    pub(crate) const NONE: Self = Self(None);
+
+    /// Returns a fixed interval; `None` where it has no length.
+    pub(crate) fn fixed(wait: Duration) -> Option<Self> {
+        let spec = PolicySpec::new("fixed", Some(wait.into())).ok()?;
+        Some(Self(Some(spec)))
+    }
+
+    /// Returns whether the policy is `deadline`, with whatever freshness limit.
+    pub(crate) fn is_deadline(self) -> bool {
+        self.0.is_some_and(|spec| spec.name() == "deadline")
+    }
+
+    /// Returns the controller for rings of `size`; `None` where logging is off.
     pub(crate) fn controller(self, size: RingSize) -> Option<Policy> {
-        match self {
-            Self::None => None,
-            Self::Seed => Some(Policy::seed(size)),
-            Self::Ladder => Some(Policy::ladder(size)),
-            Self::Halving => Some(Policy::halving(size)),
-            Self::Deadline => Some(Policy::deadline(size)),
-            Self::Fixed(wait) => {
-                let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-                // Parsing allows no wait of 0.
-                Policy::fixed(wait_us).ok()
-            }
-        }
+        // What is wrong with a policy was said when it was parsed.
+        self.0.and_then(|spec| spec.build(size).ok())
     }
 }
 
@@ -43,16 +38,14 @@ impl FromStr for PolicyName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
-            "none" => Ok(Self::None),
-            "seed" => Ok(Self::Seed),
-            "ladder" => Ok(Self::Ladder),
-            "halving" => Ok(Self::Halving),
-            "deadline" => Ok(Self::Deadline),
-            other => match other.strip_prefix("fixed:") {
-                Some(wait) => units::duration(wait).map(Self::Fixed),
-                None => Err(format!(
-                    "'{other}' is no policy: choose seed, ladder, halving, deadline, \
-                     fixed:DURATION (as in fixed:1s) or none"
+            "none" => Ok(Self::NONE),
+            name => match name.parse() {
+                Ok(spec) => Ok(Self(Some(spec))),
+                Err(PolicyError::Unknown) => {
+                    Err(format!("'{name}' is not a policy: choose {PolicyNames} or none"))
+                }
+                Err(error) => Err(format!(
+                    "{error}; the policies are {PolicyNames} and none"
                 )),
             },
         }
@@ -61,16 +54,9 @@ impl FromStr for PolicyName {
 
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::Seed => f.write_str("seed"),
-            Self::Ladder => f.write_str("ladder"),
-            Self::Halving => f.write_str("halving"),
-            Self::Deadline => f.write_str("deadline"),
-            Self::Fixed(wait) => {
-                let text = humantime::format_duration(*wait).to_string();
-                write!(f, "fixed:{}", text.replace(' ', ""))
-            }
+        match &self.0 {
+            Some(spec) => spec.fmt(f),
+            None => f.write_str("none"),
         }
     }
 }
@@ -80,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_policy_is_named_as_it_is_parsed() {
+    fn every_policy_prints_as_it_is_parsed() {
         for name in [
             "none",
             "seed",
@@ -96,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_policy_is_refused_with_those_there_are() {
+    fn an_unknown_policy_is_refused_with_a_list_of_all() {
         for wrong in [
             "", "fixed", "fixed:", "fixed:0s", "fixed:10", "Seed", "fastest",
         ] {

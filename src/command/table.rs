@@ -1,11 +1,11 @@
-//! Tables for people.
+//! Output as text.
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{Cell, CellAlignment, Table};
 
 use super::report::RunReport;
 
-/// A table whose first column is text and whose others are figures.
+/// Returns a table whose first column is text and whose others are figures.
 pub(crate) fn of_figures(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
@@ -22,7 +22,7 @@ pub(crate) fn of_figures(header: &[&str], rows: &[Vec<String>]) -> String {
     format!("{table}\n")
 }
 
-/// One run, a line a figure.
+/// Returns the figures of one run, one on each line.
 pub(crate) fn of_run(report: &RunReport) -> String {
     let stall = &report.ring_full_stall_us;
     let mut lines = vec![
@@ -40,7 +40,7 @@ pub(crate) fn of_run(report: &RunReport) -> String {
         (
             "ring",
             format!(
-                "{} entries per vCPU, full at {}",
+                "{} entries per vCPU, soft limit {}",
                 report.ring_entries, report.ring_capacity
             ),
         ),
@@ -53,12 +53,12 @@ pub(crate) fn of_run(report: &RunReport) -> String {
             },
         ),
         (
-            "stalls on them",
+            "stalls",
             match stall.max {
                 None => "none".into(),
                 longest => format!(
-                    "{} (half below {}, longest {})",
-                    micros(Some(stall.total)),
+                    "{} (median {}, longest {})",
+                    summed(stall.total, report.vcpus),
                     micros(stall.p50),
                     micros(longest)
                 ),
@@ -102,10 +102,20 @@ pub(crate) fn of_run(report: &RunReport) -> String {
     text.concat()
 }
 
-/// vCPUs that a run lists one by one; JSON has them all.
+/// The most vCPUs that a run lists one by one; JSON has them all.
 const MOST_VCPUS: usize = 8;
 
-/// A number of things, in English: `1 page`, `2 entries`.
+/// Returns a total time, in microseconds. A sum over several vCPUs says so, because it can be
+/// longer than the run.
+fn summed(total_us: f64, vcpus: u16) -> String {
+    let total = micros(Some(total_us));
+    match vcpus {
+        1 => total,
+        vcpus => format!("{total} summed over {vcpus} vCPUs"),
+    }
+}
+
+/// Returns a number of things, as in `1 page`, `2 entries`.
 pub(crate) fn counted<N: Into<u64>>(number: N, thing: &str) -> String {
     let number = number.into();
     match (number, thing.strip_suffix('y')) {
@@ -115,7 +125,7 @@ pub(crate) fn counted<N: Into<u64>>(number: N, thing: &str) -> String {
     }
 }
 
-/// A rate, with a unit that leaves few digits.
+/// Returns a rate, with a unit that leaves few digits.
 pub(crate) fn per_second(rate: f64) -> String {
     match rate {
         rate if rate >= 1e6 => format!("{:.2} M/s", rate / 1e6),
@@ -124,7 +134,8 @@ pub(crate) fn per_second(rate: f64) -> String {
     }
 }
 
-/// A time in microseconds, with a unit that leaves few digits; a dash where it isn't known.
+/// Returns a time, given in microseconds, with a unit that leaves few digits; a dash where it is
+/// unknown.
 pub(crate) fn micros(us: Option<f64>) -> String {
     match us {
         None => "-".into(),
@@ -134,7 +145,17 @@ pub(crate) fn micros(us: Option<f64>) -> String {
     }
 }
 
-/// A share, in per cent with about three digits.
+/// Returns a figure as text, or `unknown`.
+pub(crate) fn unknown_or<T>(figure: Option<T>, text: impl FnOnce(T) -> String) -> String {
+    figure.map_or_else(|| "unknown".to_owned(), text)
+}
+
+/// Returns `yes` or `no`.
+pub(crate) fn yes_or_no(answer: bool) -> String {
+    if answer { "yes" } else { "no" }.to_owned()
+}
+
+/// Returns a share in per cent, with about three digits.
 pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
         percent if percent >= 9.995 => format!("{percent:.1} %"),
@@ -147,9 +168,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_thing_is_no_plural() {
+    fn one_thing_is_singular() {
         let counts = [0_u32, 1, 2].map(|number| counted(number, "entry"));
         assert_eq!(counts, ["0 entries", "1 entry", "2 entries"]);
         assert_eq!(counted(2_u64, "ring-full"), "2 ring-fulls");
+    }
+
+    #[test]
+    fn a_sum_over_vcpus_says_so() {
+        assert_eq!(summed(1.5e6, 1), "1.50 s");
+        assert_eq!(summed(127e6, 32), "127.00 s summed over 32 vCPUs");
     }
 }

@@ -1,4 +1,4 @@
-//! A workload, as the command line names it.
+//! A workload, as named on the command line.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use dirty_ring_workload::{Workload, WorkloadError};
 
-/// A workload that remembers what it was called: a preset keeps its name.
+/// A workload with the text that it was parsed from, so that a preset is reported by its name.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedWorkload {
     name: String,

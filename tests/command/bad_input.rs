@@ -1,4 +1,4 @@
-//! Wrong usage: refused with exit code 2 in a line or two, before anything is run or printed.
+//! Wrong usage is refused with exit code 2 and one or two lines, before anything runs.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::kvm::kvm;
 use crate::support::{Ran, WRONG_USAGE, backends, command, dirty_ring, dirty_ring_with};
 
-/// Refuses `words` and then `more`; all that is `expected` must stand in what it says.
+/// Checks that `words` followed by `more` are refused with an error that contains each of
+/// `expected`.
 #[track_caller]
 fn refuses(words: &str, more: &[&str], expected: &[&str]) {
     let error = dirty_ring_with(words, more).refused(WRONG_USAGE);
@@ -17,7 +18,7 @@ fn refuses(words: &str, more: &[&str], expected: &[&str]) {
 }
 
 #[test]
-fn unknown_words_are_refused_with_a_way_to_the_help() {
+fn unknown_words_are_refused_with_a_pointer_to_the_help() {
     refuses(
         "frobnicate",
         &[],
@@ -53,7 +54,7 @@ fn unknown_words_are_refused_with_a_way_to_the_help() {
 }
 
 #[test]
-fn an_argument_that_is_no_text_is_refused() {
+fn an_argument_that_is_not_utf8_is_refused() {
     let mut command = command();
     let broken = OsString::from_vec(vec![b's', 0xff]);
     command.args(["run", "--workload"]).arg(broken);
@@ -62,7 +63,7 @@ fn an_argument_that_is_no_text_is_refused() {
 }
 
 #[test]
-fn policies_that_are_none_are_refused_with_those_there_are() {
+fn unknown_policies_are_refused_with_a_list_of_all() {
     for wrong in ["", "fast", "Seed", "fixed", "seed;ladder", "é"] {
         refuses(
             "run --policy",
@@ -90,7 +91,7 @@ fn policies_that_are_none_are_refused_with_those_there_are() {
 }
 
 #[test]
-fn malformed_workloads_are_refused_with_the_place_and_the_form() {
+fn malformed_workloads_are_refused_with_the_place_and_the_syntax() {
     for wrong in ["", " ", "STORM", "stürm", "1", "a\nb\nc", "\u{1b}[31m"] {
         refuses(
             "run --workload",
@@ -140,7 +141,7 @@ fn malformed_workloads_are_refused_with_the_place_and_the_form() {
 }
 
 #[test]
-fn durations_need_a_unit_and_sense() {
+fn durations_need_a_unit_and_have_bounds() {
     for wrong in [
         "",
         " ",
@@ -165,7 +166,7 @@ fn durations_need_a_unit_and_sense() {
 }
 
 #[test]
-fn rings_are_powers_of_two_from_a_page_to_the_kernels_maximum() {
+fn rings_are_powers_of_two_from_one_page_to_the_kernels_maximum() {
     for backend in backends() {
         for (wrong, expected) in [
             ("0", "power of two"),
@@ -191,7 +192,7 @@ fn rings_are_powers_of_two_from_a_page_to_the_kernels_maximum() {
 }
 
 #[test]
-fn vcpus_and_rounds_are_whole_numbers_in_range() {
+fn vcpus_and_rounds_are_whole_numbers_with_bounds() {
     for wrong in [
         "0",
         "-1",
@@ -208,7 +209,7 @@ fn vcpus_and_rounds_are_whole_numbers_in_range() {
 }
 
 #[test]
-fn more_vcpus_than_a_backend_has_are_refused_at_once() {
+fn more_vcpus_than_a_backend_allows_are_refused_at_once() {
     let begin = Instant::now();
     for backend in backends() {
         for vcpus in ["65535", "5000"] {
@@ -220,7 +221,7 @@ fn more_vcpus_than_a_backend_has_are_refused_at_once() {
 }
 
 #[test]
-fn guest_memory_holds_what_the_workload_writes() {
+fn guest_memory_must_hold_what_the_workload_writes() {
     for wrong in ["0", "0G", "", "M", "-1M", "1.5G", "64MiB", "17000000T"] {
         refuses("run --mem", &[wrong], &["'--mem <SIZE>'"]);
     }
@@ -238,7 +239,7 @@ fn guest_memory_holds_what_the_workload_writes() {
     }
 }
 
-/// Bytes of memory that this host has free.
+/// Returns the bytes of memory that this host has free.
 fn available_bytes() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
     let mut lines = meminfo.lines();
@@ -248,8 +249,9 @@ fn available_bytes() -> u64 {
 }
 
 #[test]
-fn a_guest_larger_than_the_hosts_memory_is_refused_before_it_takes_any() {
-    // 64 GiB for each vCPU: eight are more than the guest's page tables cover, if not the host.
+fn a_guest_larger_than_any_host_is_refused_before_it_is_created() {
+    // 64 GiB for each of eight vCPUs are more than the guest's page tables cover, whatever the host
+    // has.
     for backend in backends() {
         for words in ["run --policy none", "run", "compare --rounds 1"] {
             let begin = Instant::now();
@@ -261,7 +263,7 @@ fn a_guest_larger_than_the_hosts_memory_is_refused_before_it_takes_any() {
 }
 
 #[test]
-fn a_guest_larger_than_the_memory_that_is_free_is_refused_before_it_takes_any() {
+fn a_guest_larger_than_the_free_memory_is_refused_before_it_is_created() {
     const LARGE: u64 = 64 << 30;
     let available = available_bytes();
     if kvm().is_none() {
@@ -282,7 +284,7 @@ fn a_guest_larger_than_the_memory_that_is_free_is_refused_before_it_takes_any() 
 }
 
 #[test]
-fn help_and_version_are_no_errors() {
+fn help_and_version_are_not_errors() {
     for words in [
         "--help",
         "-h",

@@ -1,4 +1,4 @@
-//! Traces that can't be replayed: refused with exit code 2, the file and the line.
+//! Traces that can't be replayed are refused with exit code 2, the file and the line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -7,14 +7,15 @@ use crate::support::{Scratch, WRONG_USAGE, command, dirty_ring_with};
 
 const REPLAY: &str = "replay --json --policy ladder --ring-entries 4096";
 
-/// Replays `contents`, which is wrong after `good` steps; all that is `expected` must be said.
+/// Checks that `contents` are refused after `good` steps, with an error that contains each of
+/// `expected`.
 #[track_caller]
 fn refuses(contents: impl AsRef<[u8]>, good: usize, expected: &[&str]) {
     let scratch = Scratch::new();
     let path = scratch.write("trace.csv", contents);
     let path = path.to_str().unwrap();
     let ran = dirty_ring_with(REPLAY, &[path]);
-    // What was decided before is printed, in whole lines.
+    // The decisions before the error are printed, in whole lines.
     assert_eq!(ran.stdout.lines().count(), good, "{ran:?}");
     assert!(
         ran.stdout.is_empty() || ran.stdout.ends_with("}\n"),
@@ -54,14 +55,14 @@ fn a_trace_has_a_header_with_two_columns_and_a_step() {
 }
 
 #[test]
-fn numbers_are_whole_not_negative_and_in_range() {
+fn numbers_are_whole_and_have_bounds() {
     for (number, expected) in [
         ("-5", "is negative"),
-        ("1.5", "is no whole number"),
-        ("1e3", "is no whole number"),
-        ("NaN", "is no whole number"),
-        ("0x10", "is no whole number"),
-        ("12 34", "is no whole number"),
+        ("1.5", "is not a whole number"),
+        ("1e3", "is not a whole number"),
+        ("NaN", "is not a whole number"),
+        ("0x10", "is not a whole number"),
+        ("12 34", "is not a whole number"),
         ("", "is empty"),
         ("18446744073709551616", "is too large"),
         ("99999999999999999999999999999999", "is too large"),
@@ -72,21 +73,52 @@ fn numbers_are_whole_not_negative_and_in_range() {
     }
     let too_many = "harvested,ring_fulls\n1,4294967296\n";
     refuses(too_many, 0, &["line 2: column 2: ", "from 0 to 4294967295"]);
-    for column in ["elapsed_us", "ring_full_harvested", "fullest"] {
+    for column in [
+        "step",
+        "reaped",
+        "elapsed_us",
+        "ring_full_harvested",
+        "fullest",
+        "late_us",
+        "took_us",
+        "ring_capacity",
+    ] {
         let trace = format!("harvested,ring_fulls,{column}\n1,0,\n1,0,-1\n");
         refuses(trace, 1, &["line 3: column 3: ", "is negative"]);
     }
 }
 
 #[test]
-fn the_line_is_right_after_blank_lines_and_with_carriage_returns() {
+fn whether_a_pass_reaped_is_0_or_1() {
+    let trace = "reaped,harvested,ring_fulls\n1,1,0\n2,1,0\n";
+    let give = "give a whole number from 0 to 1";
+    refuses(trace, 1, &["line 3: column 1: '2' is too large", give]);
+}
+
+#[test]
+fn a_soft_limit_belongs_to_a_ring_and_stays_the_same() {
+    let header = "harvested,ring_fulls,ring_capacity\n";
+    for wrong in ["0", "4096", "4031", "4294967295"] {
+        let no_ring = format!("line 2: column 3: '{wrong}' is the soft limit of no ring");
+        let give = "give 4032 or 3520 for a ring of 4096 entries";
+        refuses(format!("{header}1,0,{wrong}\n"), 0, &[&no_ring, give]);
+    }
+    for first in ["4032", "", "960"] {
+        let trace = format!("{header}1,0,{first}\n1,0,\n1,0,3520\n");
+        let differs = "line 4: column 3: '3520' differs from the first row";
+        refuses(trace, 2, &[differs, "give the same in every row"]);
+    }
+}
+
+#[test]
+fn errors_name_the_right_line_after_blank_lines_and_carriage_returns() {
     refuses("harvested,ring_fulls\n\n1,0\n\n\nx,0\n", 1, &["line 6: "]);
     refuses("harvested,ring_fulls\r\n1,0\r\nx,0\r\n", 1, &["line 3: "]);
     refuses("harvested,ring_fulls\r\n1,0\r\n\r\nx\r\n", 1, &["line 4: "]);
 }
 
 #[test]
-fn the_largest_numbers_of_all_are_a_trace_like_any_other() {
+fn the_largest_numbers_are_replayed() {
     let scratch = Scratch::new();
     let header = "harvested,ring_fulls,elapsed_us,ring_full_harvested,fullest\n";
     let most = format!("{},{},{0},{0},{1}\n", u64::MAX, u32::MAX);
@@ -103,7 +135,7 @@ fn the_largest_numbers_of_all_are_a_trace_like_any_other() {
 }
 
 #[test]
-fn a_line_that_was_cut_off_is_no_step() {
+fn a_line_that_was_cut_off_is_refused() {
     refuses(
         "harvested,ring_fulls\n1,0\n2",
         1,
@@ -123,7 +155,7 @@ fn a_line_that_was_cut_off_is_no_step() {
 }
 
 #[test]
-fn what_is_no_text_is_no_trace() {
+fn a_file_that_is_not_utf8_is_refused() {
     let utf16: Vec<u8> = "\u{feff}harvested,ring_fulls\n1,0\n"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
@@ -134,12 +166,12 @@ fn what_is_no_text_is_no_trace() {
     refuses(
         b"harvested,ring_fulls\n1,0\n\xff,0\n",
         1,
-        &["line 3: ", "no text"],
+        &["line 3: ", "not UTF-8 text"],
     );
 }
 
 #[test]
-fn a_line_without_end_is_refused_before_it_fills_the_memory() {
+fn an_endless_line_is_refused_before_it_fills_the_memory() {
     let long = format!("harvested,ring_fulls\n1,0\n{}", "1".repeat(3 << 20));
     refuses(long, 1, &["line 3: ", "more than 65536 bytes"]);
     let open_quote = format!("harvested,ring_fulls\n1,0\n\"{}", "1,0\n".repeat(1 << 18));
@@ -149,7 +181,7 @@ fn a_line_without_end_is_refused_before_it_fills_the_memory() {
 }
 
 #[test]
-fn files_that_are_none_are_refused() {
+fn files_that_cannot_be_read_are_refused() {
     let scratch = Scratch::new();
     let missing = scratch.path("missing.csv");
     let error = dirty_ring_with(REPLAY, &[missing.to_str().unwrap()]).refused(WRONG_USAGE);
@@ -167,7 +199,7 @@ fn files_that_are_none_are_refused() {
     );
 }
 
-/// Bytes of the trace that is too large to be held in memory unnoticed.
+/// Bytes of a trace that is large enough to show in the peak memory if it is read as a whole.
 const LARGE_BYTES: usize = 64 << 20;
 const ROW_BYTES: usize = 8192;
 
@@ -191,7 +223,7 @@ fn a_large_trace_is_streamed() {
         .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // More lines are left than the pipe and the buffers hold, so the process is still there.
+    // More lines are left than the pipe and the buffers hold, so the process is still running.
     let left = 3000;
     for _ in 0..rows - left {
         lines.next().unwrap().unwrap();

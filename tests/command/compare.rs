@@ -22,7 +22,7 @@ fn check_host(host: &Value, backend: &str) {
 }
 
 #[test]
-fn each_round_runs_every_policy_once_and_no_logging_along() {
+fn each_round_runs_every_policy_and_the_baseline_once() {
     let policies = ["none", "ladder", "fixed:10ms"];
     for backend in backends() {
         let words = format!(
@@ -56,13 +56,13 @@ fn each_round_runs_every_policy_once_and_no_logging_along() {
 }
 
 #[test]
-fn text_is_a_table_with_a_conclusion() {
+fn text_is_a_table_and_a_conclusion() {
     let words = "compare --backend mock --rounds 1 --duration 100ms --policies seed,ladder";
     let text = dirty_ring(words).good();
     let mut lines = text.lines();
     assert_eq!(
         lines.next().unwrap(),
-        "storm on the mock: 1 vCPU, rings of 4096 entries (full at 4032), 1 round of 100.0 ms, \
+        "storm on the mock: 1 vCPU, rings of 4096 entries (soft limit 4032), 1 round of 100.0 ms, \
          medians"
     );
     for policy in ["| seed ", "| ladder ", "| no logging "] {
@@ -72,7 +72,7 @@ fn text_is_a_table_with_a_conclusion() {
 }
 
 #[test]
-fn a_single_policy_is_compared_with_no_logging_and_none_alone_with_nothing() {
+fn one_policy_is_compared_with_the_baseline_and_the_baseline_with_nothing() {
     let compare = |policies: &str| {
         let words = "compare --backend mock --rounds 1 --duration 50ms --policies";
         dirty_ring(&format!("{words} {policies}")).good()
@@ -90,7 +90,7 @@ fn a_single_policy_is_compared_with_no_logging_and_none_alone_with_nothing() {
 }
 
 #[test]
-fn a_sweep_adds_fixed_intervals_and_holds_the_others_against_the_best_of_them() {
+fn a_sweep_adds_fixed_intervals_and_compares_the_others_with_the_best_of_them() {
     let short = "compare --backend mock --rounds 1 --duration 50ms --policies ladder,fixed:5ms";
     let policies = |words: &str| -> Vec<String> {
         let json = dirty_ring(words).json();
@@ -104,7 +104,7 @@ fn a_sweep_adds_fixed_intervals_and_holds_the_others_against_the_best_of_them() 
     assert_eq!(
         swept[..3],
         plain,
-        "what was asked for comes first, each once"
+        "the requested policies come first, each once"
     );
     assert!(swept.len() > 5, "{swept:?}");
     assert!(swept[3..].iter().all(|policy| policy.starts_with("fixed:")));
@@ -118,5 +118,5 @@ fn a_sweep_adds_fixed_intervals_and_holds_the_others_against_the_best_of_them() 
         last.starts_with("Best interval in hindsight: fixed:"),
         "{text}"
     );
-    assert!(last.contains("Against it: ladder "), "{text}");
+    assert!(last.contains("Compared with it: ladder "), "{text}");
 }

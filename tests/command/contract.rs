@@ -1,8 +1,8 @@
-//! The fields that each run's JSON has, and how its figures hang together.
+//! Checks the fields of a run's JSON, and how its figures relate.
 
 use serde_json::Value;
 
-/// What a run was asked for.
+/// The arguments of a run.
 pub(crate) struct Asked<'a> {
     pub(crate) backend: &'a str,
     pub(crate) policy: &'a str,
@@ -39,8 +39,8 @@ const WHOLE: [&str; 10] = [
     "peeks",
 ];
 
-/// A run on KVM ends at the first look at the clock after its time is over, and then the vCPUs
-/// have to be stopped: on a busy host that takes a while.
+/// A run on KVM reads the clock every now and then, and has to stop its vCPUs once its time is
+/// over: on a busy host it ends this much too late.
 const LATE_S: f64 = 5.0;
 
 /// Checks one run.
@@ -67,7 +67,7 @@ fn check_identity(run: &Value, asked: &Asked<'_>) {
     for field in WHOLE {
         assert!(run[field].is_u64(), "{field}: {run}");
     }
-    // The kernel's reserve, with or without the CPU's own log.
+    // The kernel's reserve, without Intel PML and with it.
     let capacity = whole(run, "ring_capacity");
     let reserves = [64, 64 + 512];
     assert!(reserves.contains(&(asked.ring_entries - capacity)), "{run}");
@@ -105,7 +105,7 @@ fn check_stalls(run: &Value) {
     }
     let [p50, p99, max] = parts.map(|part| part.as_f64().unwrap());
     assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{run}");
-    // A sum of as many stalls as there were ring-fulls.
+    // The total is the sum of one stall for each ring-full.
     assert!(max <= total * (1.0 + 1e-9), "{run}");
     let most = max * whole(run, "ring_fulls") as f64;
     assert!(total <= most * (1.0 + 1e-9), "{run}");
@@ -155,33 +155,33 @@ fn check_reaping(run: &Value) {
     let pages = whole(run, "pages_harvested");
     let harvests = whole(run, "harvests");
     assert!((0.0..=number(run, "duration_s")).contains(&cpu_s), "{run}");
-    assert!(harvests <= pages, "a harvest takes something: {run}");
+    assert!(harvests <= pages, "each harvest takes an entry: {run}");
     assert_eq!(harvests == 0, pages == 0, "{run}");
-    // Each entry is a write to a page that was protected. One that fills the ring is tried again
-    // after the reap, and so logged twice; so is one that a reap comes in between.
+    // Each entry is a write to a protected page. A write is logged twice if it fills the ring, and
+    // so is retried after the reap, or if a reap comes between its fault and its retry.
     let writes = whole(run, "page_writes");
     let again = whole(run, "ring_fulls") + whole(run, "harvests") + whole(run, "vcpus");
     assert!(pages <= writes + again, "{run}");
 }
 
-/// A whole number of `object`.
+/// Returns a whole number of `object`.
 #[track_caller]
 pub(crate) fn whole(object: &Value, field: &str) -> u64 {
     object[field]
         .as_u64()
-        .unwrap_or_else(|| panic!("{field} is no whole number: {object}"))
+        .unwrap_or_else(|| panic!("{field} is not a whole number: {object}"))
 }
 
-/// A number of `object`, 0 or above.
+/// Returns a number of `object`, 0 or above.
 #[track_caller]
 pub(crate) fn number(object: &Value, field: &str) -> f64 {
     let number = object[field].as_f64();
-    let number = number.unwrap_or_else(|| panic!("{field} is no number: {object}"));
+    let number = number.unwrap_or_else(|| panic!("{field} is not a number: {object}"));
     assert!(number >= 0.0, "{field}: {object}");
     number
 }
 
-/// Equal, but for the last digits.
+/// Checks that two numbers are equal but for rounding.
 #[track_caller]
 fn assert_about(one: f64, other: f64, run: &Value) {
     let scale = one.abs().max(other.abs()).max(1e-12);

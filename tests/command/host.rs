@@ -1,4 +1,4 @@
-//! Hosts without KVM, or with one that may not be used.
+//! Hosts without KVM, and users without permission to use it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -6,13 +6,14 @@ use std::process::{Command, Stdio};
 use crate::kvm::kvm;
 use crate::support::{HOST_CANNOT, Ran, Scratch, WRONG_USAGE, dirty_ring};
 
-/// A shell command that takes `/dev/kvm` away inside a mount namespace, and what is said then.
+/// Shell commands that hide `/dev/kvm` inside a mount namespace, and the error that follows.
 const WITHOUT_KVM: [(&str, &str); 2] = [
     ("mount -t tmpfs none /dev", "load the kvm module"),
     ("mount --bind /dev/null /dev/kvm", "is no KVM"),
 ];
 
-/// Runs the command where `hide` was run before; says so where that isn't allowed.
+/// Runs the command in a mount namespace after `hide`; `None`, with a line on stdout, where that is
+/// not allowed.
 fn without_kvm(hide: &str, words: &str) -> Option<Ran> {
     let shell = |script: &str| {
         let mut command = Command::new("unshare");
@@ -34,8 +35,8 @@ fn without_kvm(hide: &str, words: &str) -> Option<Ran> {
     Some(Ran::of(command))
 }
 
-/// Runs the command as nobody; says so where that isn't allowed. The binary is copied to where
-/// nobody can reach it.
+/// Runs a copy of the command as the user `nobody`, who may not reach the build directory; `None`,
+/// with a line on stdout, where that is not allowed.
 fn as_nobody(scratch: &Scratch, words: &[&str]) -> Option<Ran> {
     let binary = scratch.path("dirty-ring");
     if !binary.exists() {
@@ -54,7 +55,7 @@ fn as_nobody(scratch: &Scratch, words: &[&str]) -> Option<Ran> {
     match probe.arg("--version").output() {
         Ok(output) if output.status.success() => {}
         other => {
-            println!("skipped: the command can't be run as nobody here: {other:?}");
+            println!("skipped: the command can't be run as the user nobody here: {other:?}");
             return None;
         }
     }
@@ -63,7 +64,7 @@ fn as_nobody(scratch: &Scratch, words: &[&str]) -> Option<Ran> {
     Some(Ran::of(command))
 }
 
-/// The mock was taken, and one line says why.
+/// Checks that the run fell back to the mock, and that one line on stderr says why.
 #[track_caller]
 fn took_the_mock(ran: Ran, why: &str) {
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -79,7 +80,7 @@ fn took_the_mock(ran: Ran, why: &str) {
 }
 
 #[test]
-fn auto_takes_kvm_where_it_works_and_says_nothing() {
+fn auto_takes_kvm_where_it_works_and_prints_no_warning() {
     let backend = match kvm() {
         Some(_) => "kvm",
         None => return,
@@ -104,7 +105,7 @@ fn without_kvm_auto_takes_the_mock_and_says_why() {
 }
 
 #[test]
-fn without_kvm_what_needs_it_fails_with_the_hosts_exit_code() {
+fn without_kvm_a_command_that_needs_it_exits_with_the_code_of_the_host() {
     for (hide, why) in WITHOUT_KVM {
         for words in [
             "run --backend kvm",
@@ -130,10 +131,10 @@ fn without_kvm_wrong_usage_is_still_wrong_usage() {
 }
 
 #[test]
-fn a_kvm_that_the_user_may_not_open_is_told_with_what_to_do() {
+fn a_kvm_that_the_user_may_not_open_is_reported_with_the_remedy() {
     let mode = std::fs::metadata("/dev/kvm").map(|kvm| kvm.permissions().mode());
     if !mode.is_ok_and(|mode| mode & 0o006 != 0o006) {
-        println!("skipped: there is no /dev/kvm here, or everybody may open it");
+        println!("skipped: there is no /dev/kvm here, or every user may open it");
         return;
     }
     let scratch = Scratch::new();

@@ -1,5 +1,4 @@
-//! The `dirty-ring` command from outside, end to end: on the mock always, on KVM where there is
-//! one.
+//! Tests the `dirty-ring` command from outside: on the mock always, on KVM where the host has it.
 #![cfg(feature = "command")]
 
 mod bad_input;

@@ -1,4 +1,4 @@
-//! Output that can't be written is an error that is told, never a panic and never silence.
+//! Output that can't be written is reported as an error, and never causes a panic.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use crate::support::{
     RUN_FAILED, Ran, Scratch, WRONG_USAGE, command, dirty_ring_with, full_device,
 };
 
-/// What prints something.
+/// Command lines that print something.
 const PRINTING: [&str; 5] = [
     "--help",
     "run --backend mock --duration 50ms --json",
@@ -18,13 +18,13 @@ const PRINTING: [&str; 5] = [
 
 fn printing(words: &str, stdout: impl Into<Stdio>) -> Command {
     let mut command = command();
-    // `output()` would pipe it otherwise.
+    // Otherwise `output()` would pipe it.
     command.args(words.split(' ')).stdout(stdout);
     command
 }
 
 #[test]
-fn a_reader_that_has_gone_fails_the_run_in_one_line() {
+fn a_closed_stdout_fails_the_run_in_one_line() {
     for words in PRINTING {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -35,18 +35,18 @@ fn a_reader_that_has_gone_fails_the_run_in_one_line() {
 }
 
 #[test]
-fn a_reader_that_goes_during_a_replay_ends_it_in_one_line() {
+fn a_stdout_closed_during_a_replay_ends_it_in_one_line() {
     let words = "replay --policy ladder --ring-entries 4096 -";
     let (reader, writer) = std::io::pipe().unwrap();
     let mut replay = printing(words, writer);
     replay.stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = replay.spawn().unwrap();
-    // It holds the other end of the pipe open.
+    // The command holds the writer's end of the pipe open.
     drop(replay);
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"harvested,ring_fulls\n").unwrap();
     drop(reader);
-    // It reads until it notices.
+    // The replay reads on until a write fails.
     while stdin.write_all("1,0\n".repeat(1000).as_bytes()).is_ok() {}
     let ran = Ran::new(words.into(), child.wait_with_output().unwrap());
     assert_eq!(ran.failed(RUN_FAILED).lines().count(), 1);
@@ -75,8 +75,8 @@ fn a_closed_or_full_stderr_changes_no_exit_code() {
 }
 
 #[test]
-fn a_warning_that_cannot_be_written_stops_nothing() {
-    // A ring that is too small for any host: there is a warning on KVM.
+fn a_warning_that_cannot_be_written_does_not_fail_the_run() {
+    // The ring is too small for any host, so that there is a warning on KVM.
     let words = "run --ring-entries 256 --vcpus 2 --duration 200ms --json";
     let mut run = command();
     run.args(words.split(' ')).stderr(full_device());

@@ -5,7 +5,7 @@ use crate::kvm::kvm;
 use crate::support::dirty_ring;
 
 #[test]
-fn a_probe_tells_what_kvm_offers_and_what_logging_costs() {
+fn a_probe_prints_what_kvm_offers_and_what_logging_costs() {
     let Some(kvm) = kvm() else { return };
     let json = dirty_ring("probe --json").json();
     let host = &json["host"];
@@ -26,20 +26,29 @@ fn a_probe_tells_what_kvm_offers_and_what_logging_costs() {
         "{json}"
     );
 
+    // On a host that is too busy, a cost is unknown; it is never 0.
     let costs = &json["costs"];
-    for cost in ["page_writes_per_s", "dirty_pages_per_s"] {
-        assert!(number(costs, cost) > 1.0, "{cost}: {costs}");
+    for cost in [
+        "page_writes_per_s",
+        "dirty_pages_per_s",
+        "dirty_fault_ns",
+        "harvest_ns_per_page",
+        "reset_ns_per_page",
+    ] {
+        let is_known = !costs[cost].is_null();
+        assert!(!is_known || number(costs, cost) > 0.0, "{cost}: {costs}");
     }
-    for cost in ["dirty_fault_ns", "harvest_ns_per_page", "reset_ns_per_page"] {
-        assert!(number(costs, cost) > 0.0, "{cost}: {costs}");
-    }
+    assert!(
+        safe.is_null() || costs["dirty_pages_per_s"].is_number(),
+        "{json}"
+    );
     let late = &costs["wake_latency_us"];
     let [p50, p99, max] = ["p50", "p99", "max"].map(|field| number(late, field));
     assert!(p50 <= p99 && p99 <= max, "{late}");
 }
 
 #[test]
-fn a_probe_prints_a_line_for_each_thing_it_found() {
+fn a_probe_prints_a_line_for_each_figure() {
     if kvm().is_none() {
         return;
     }

@@ -55,14 +55,14 @@ fn a_specification_with_phases_and_vcpus_keeps_its_name_and_the_contract() {
         let json = run(&asked, &[]);
         let pages = |vcpu: usize| whole(&json["per_vcpu"][vcpu], "pages_harvested");
         assert!(pages(0) > 0, "{json}");
-        assert_eq!(pages(1), 0, "its phase writes nothing: {json}");
-        // The last one given serves all that remain.
+        assert_eq!(pages(1), 0, "this vCPU writes nothing: {json}");
+        // The last specification holds for all remaining vCPUs.
         assert!(pages(2) >= 500 && pages(3) >= 500, "{json}");
     }
 }
 
 #[test]
-fn every_policy_keeps_the_contract_whatever_a_vcpu_does_with_a_full_ring() {
+fn every_policy_keeps_the_contract_in_both_ring_full_modes() {
     for backend in backends() {
         for policy in POLICIES {
             for ring_full in ["chunk", "whole"] {
@@ -75,7 +75,7 @@ fn every_policy_keeps_the_contract_whatever_a_vcpu_does_with_a_full_ring() {
                 };
                 let json = run(&asked, &["--ring-full", ring_full]);
                 let peeks = whole(&json, "peeks") > 0;
-                assert_eq!(peeks, policy == "deadline", "only one looks: {json}");
+                assert_eq!(peeks, policy == "deadline", "only deadline peeks: {json}");
             }
         }
     }
@@ -96,7 +96,7 @@ fn without_logging_nothing_is_reaped() {
 }
 
 #[test]
-fn a_reaper_that_sleeps_for_an_hour_leaves_all_to_the_ring_full_path() {
+fn a_reaper_that_sleeps_for_an_hour_leaves_every_page_to_the_ring_full_path() {
     for backend in backends() {
         let asked = Asked {
             backend,
@@ -111,7 +111,7 @@ fn a_reaper_that_sleeps_for_an_hour_leaves_all_to_the_ring_full_path() {
 }
 
 #[test]
-fn more_memory_than_the_workload_writes_changes_nothing_on_the_mock_and_is_taken_on_kvm() {
+fn more_memory_than_the_workload_writes_is_accepted() {
     for backend in backends() {
         let asked = Asked {
             backend,
@@ -123,7 +123,7 @@ fn more_memory_than_the_workload_writes_changes_nothing_on_the_mock_and_is_taken
 }
 
 #[test]
-fn the_mock_gives_the_same_bytes_twice() {
+fn two_runs_on_the_mock_print_the_same_bytes() {
     for words in [
         "run --backend mock --vcpus 3 --workload skew --policy seed --duration 300ms --json",
         "run --backend mock --workload burst --duration 1500ms",
@@ -135,13 +135,20 @@ fn the_mock_gives_the_same_bytes_twice() {
 }
 
 #[test]
-fn text_says_what_was_run_and_what_came_out() {
+fn text_names_the_run_and_has_a_line_for_each_figure() {
     for backend in backends() {
         let words = format!("run --backend {backend} --vcpus 2 --duration 100ms --policy seed");
         let text = dirty_ring(&words).good();
         let first = text.lines().next().unwrap();
         assert!(first.contains("storm under seed, 2 vCPUs, "), "{text}");
-        for name in ["page writes", "ring-fulls", "reaped", "reaper", "vCPU"] {
+        for name in [
+            "page writes",
+            "ring-fulls",
+            "stalls",
+            "reaped",
+            "reaper",
+            "vCPU",
+        ] {
             assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! Runs the command and looks at what it left behind.
+//! Runs the command and checks what it prints.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::kvm::kvm;
 /// Every policy that reaps.
 pub(crate) const POLICIES: [&str; 5] = ["deadline", "ladder", "seed", "halving", "fixed:5ms"];
 
-/// How a warning begins that a host is slow for the rings it was given: it depends on the host.
+/// How the warning begins that a ring is too small for this host, which depends on the host.
 const SLOW_HOST: &str = "dirty-ring: warning: a ring of ";
 
 /// Exit codes of the command.
@@ -20,26 +20,26 @@ pub(crate) const RUN_FAILED: i32 = 1;
 pub(crate) const WRONG_USAGE: i32 = 2;
 pub(crate) const HOST_CANNOT: i32 = 3;
 
-/// The command, ready to be given arguments.
+/// Returns the command, without arguments yet.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dirty-ring"));
     command.stdin(Stdio::null());
     command
 }
 
-/// Runs the command with `words`, cut at spaces.
+/// Runs the command with `words`, split at spaces.
 pub(crate) fn dirty_ring(words: &str) -> Ran {
     dirty_ring_with(words, &[])
 }
 
-/// Runs the command with `words`, cut at spaces, and `more` as they are.
+/// Runs the command with `words`, split at spaces, and `more` as they are.
 pub(crate) fn dirty_ring_with(words: &str, more: &[&str]) -> Ran {
     let mut command = command();
     command.args(words.split_whitespace()).args(more);
     Ran::of(command)
 }
 
-/// What a finished command left behind.
+/// A finished command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     what: String,
@@ -64,7 +64,8 @@ impl Ran {
         }
     }
 
-    /// It went well, and had nothing to say beside its output, except of a slow host.
+    /// Checks that the command succeeded without a warning (but for a slow host), and returns its
+    /// output.
     #[track_caller]
     pub(crate) fn good(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -74,7 +75,7 @@ impl Ran {
         self.stdout
     }
 
-    /// It went well and printed one JSON object on one line.
+    /// Checks that the command succeeded and printed one JSON object on one line, and returns it.
     #[track_caller]
     pub(crate) fn json(self) -> Value {
         let what = self.what.clone();
@@ -86,14 +87,16 @@ impl Ran {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{what}: {error}: {text}"))
     }
 
-    /// It failed with `code`, said why in one or two lines on stderr and printed nothing else.
+    /// Checks that the command failed with `code` and printed nothing but one or two lines on
+    /// stderr, and returns those.
     #[track_caller]
     pub(crate) fn refused(self, code: i32) -> String {
         assert_eq!(self.stdout, "", "{}", self.what);
         self.failed(code)
     }
 
-    /// It failed with `code` and said why in one or two lines on stderr.
+    /// Checks that the command failed with `code` and one or two lines on stderr, and returns
+    /// those.
     #[track_caller]
     pub(crate) fn failed(self, code: i32) -> String {
         let Self { what, stderr, .. } = &self;
@@ -117,12 +120,12 @@ impl Ran {
     }
 }
 
-/// The backends that this host has.
+/// Returns the backends that this host has.
 pub(crate) fn backends() -> impl Iterator<Item = &'static str> {
     ["mock"].into_iter().chain(kvm().map(|_| "kvm"))
 }
 
-/// A file in a directory that goes when the test ends.
+/// A directory that is removed when the test ends.
 pub(crate) struct Scratch(TempDir);
 
 impl Scratch {
@@ -146,7 +149,7 @@ impl Scratch {
     }
 }
 
-/// A device that has no room, for writing.
+/// Opens a device on which every write fails for lack of space.
 pub(crate) fn full_device() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }

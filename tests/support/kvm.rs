@@ -1,10 +1,10 @@
-//! The host's KVM, for tests that need it.
+//! The host's KVM, for tests that need one.
 
 use dirty_ring::kvm::Support;
 use kvm_ioctls::Kvm;
 
-/// KVM with dirty rings and a host that runs the test guest, or a line that says why what needs
-/// them is skipped.
+/// Opens KVM where it has dirty rings and the host can run the test guest; else prints why tests
+/// that need it are skipped.
 pub(crate) fn kvm() -> Option<Kvm> {
     if cfg!(not(target_arch = "x86_64")) {
         println!("skipped: the test guest is written for x86_64");

@@ -24,14 +24,8 @@ const QUICK_DURATION: Duration = Duration::from_secs(2);
 /// The fixed intervals of the sweep.
 const SWEEP_MS: [u64; 10] = [1000, 500, 250, 100, 50, 20, 10, 5, 2, 1];
 
-/// What is compared where nobody says what.
-const DEFAULT_POLICIES: [PolicyName; 5] = [
-    PolicyName::Deadline,
-    PolicyName::Ladder,
-    PolicyName::Seed,
-    PolicyName::Halving,
-    PolicyName::Fixed(Duration::from_secs(1)),
-];
+/// The policies that are compared by default.
+const DEFAULT_POLICIES: [&str; 5] = ["deadline", "ladder", "seed", "halving", "fixed:1s"];
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -40,7 +34,7 @@ struct Comparison {
     runs: Vec<Round>,
 }
 
-/// A run and the round that it was part of, from 1.
+/// A run and its round, from 1.
 #[derive(Serialize)]
 struct Round {
     round: u32,
@@ -48,7 +42,7 @@ struct Round {
     report: RunReport,
 }
 
-/// Compares.
+/// Runs `dirty-ring compare`.
 pub(crate) fn compare(arguments: &CompareArguments) -> Result<(), Failure> {
     let kvm = KvmHost::choose(arguments.place.backend)?;
     let rounds = match (arguments.rounds, arguments.quick) {
@@ -63,7 +57,7 @@ pub(crate) fn compare(arguments: &CompareArguments) -> Result<(), Failure> {
     };
     let policies = Policies::choose(arguments);
     let comparison = Comparison {
-        host: Host::look(kvm.as_ref()),
+        host: Host::describe(kvm.as_ref()),
         runs: run_all(kvm.as_ref(), arguments, &policies.all, rounds, duration)?,
     };
     if arguments.json {
@@ -72,11 +66,11 @@ pub(crate) fn compare(arguments: &CompareArguments) -> Result<(), Failure> {
     output::print(&comparison.text(&policies, rounds))
 }
 
-/// What to run.
+/// The policies to run.
 struct Policies {
-    /// Each once, no logging first.
+    /// Each once; the baseline without logging comes first.
     all: Vec<PolicyName>,
-    /// Those of them that belong to the sweep.
+    /// The fixed intervals of the sweep.
     swept: Vec<PolicyName>,
 }
 
@@ -86,12 +80,14 @@ impl Policies {
         let sweep = arguments.sweep || (asked.is_none() && !arguments.quick);
         let swept: Vec<PolicyName> = match sweep {
             true => SWEEP_MS
-                .map(|ms| PolicyName::Fixed(Duration::from_millis(ms)))
-                .to_vec(),
+                .into_iter()
+                .filter_map(|ms| PolicyName::fixed(Duration::from_millis(ms)))
+                .collect(),
             false => Vec::new(),
         };
-        let mut all = vec![PolicyName::None];
-        for policy in asked.unwrap_or(&DEFAULT_POLICIES).iter().chain(&swept) {
+        let defaults = DEFAULT_POLICIES.map(|name| name.parse().expect("a policy of ours"));
+        let mut all = vec![PolicyName::NONE];
+        for policy in asked.unwrap_or(&defaults).iter().chain(&swept) {
             if !all.contains(policy) {
                 all.push(*policy);
             }
@@ -111,7 +107,8 @@ fn run_all(
     let mut runs = Vec::new();
     for round in 1..=rounds {
         for turn in 0..policies.len() {
-            // Each round begins with another policy: what a run leaves behind hits all alike.
+            // Each round begins with another policy, so that what a run leaves behind (a warm CPU,
+            // a full page cache) hits all of them alike.
             let policy = policies[(turn + round as usize - 1) % policies.len()];
             bar.set_message(format!("round {round}: {policy}"));
             let plan = Plan {
@@ -137,13 +134,13 @@ impl Comparison {
         Standing::of(policy, runs.filter(|report| report.policy == name))
     }
 
-    /// The table, best policy first, and what follows from it.
+    /// Returns a table with the best policy first, and the conclusions from it.
     fn text(&self, policies: &Policies, rounds: u32) -> String {
-        let undisturbed = self.standing(PolicyName::None);
+        let baseline = self.standing(PolicyName::NONE);
         let reaping = policies
             .all
             .iter()
-            .filter(|name| **name != PolicyName::None);
+            .filter(|name| **name != PolicyName::NONE);
         let mut ranked: Vec<Standing> = reaping.map(|name| self.standing(*name)).collect();
         let equal = equal_speed(&ranked);
         rank(&mut ranked, equal);
@@ -151,14 +148,14 @@ impl Comparison {
             .iter()
             .find(|one| policies.swept.contains(&one.policy));
 
-        let mut header = vec!["policy", "page writes", "of no logging"];
+        let mut header = vec!["policy", "page writes", "of baseline"];
         header.extend(hindsight.map(|_| "of best interval"));
         header.extend(FIGURES);
         let row = |one: &Standing| {
             let mut row = vec![
                 one.policy.to_string(),
                 table::per_second(one.writes_per_s),
-                table::percent(one.speed_over(&undisturbed)),
+                table::percent(one.speed_over(&baseline)),
             ];
             row.extend(hindsight.map(|best| table::percent(one.speed_over(best))));
             row.extend(one.cells());
@@ -166,15 +163,15 @@ impl Comparison {
         };
         let mut rows: Vec<Vec<String>> = ranked.iter().map(row).collect();
         rows.push(vec![
-            "no logging".into(),
-            table::per_second(undisturbed.writes_per_s),
+            "no logging (baseline)".into(),
+            table::per_second(baseline.writes_per_s),
             table::percent(1.0),
         ]);
         format!(
             "{}\n{}{}{}",
             self.title(rounds),
             table::of_figures(&header, &rows),
-            conclusion(&ranked, &undisturbed, equal),
+            conclusion(&ranked, &baseline, equal),
             hindsight.map_or_else(String::new, |best| against(best, &ranked, policies))
         )
     }
@@ -184,7 +181,7 @@ impl Comparison {
             return String::new();
         };
         format!(
-            "{} on {}: {}, rings of {} entries (full at {}), {} of {}, medians",
+            "{} on {}: {}, rings of {} entries (soft limit {}), {} of {}, medians",
             run.workload,
             if run.backend == "kvm" {
                 "KVM"
@@ -210,21 +207,24 @@ const FIGURES: [&str; 6] = [
     "reaper CPU",
 ];
 
-fn conclusion(ranked: &[Standing], undisturbed: &Standing, equal: f64) -> String {
+/// Returns which policy is best and which is last.
+fn conclusion(ranked: &[Standing], baseline: &Standing, equal: f64) -> String {
     let verdict = |one: &Standing| {
-        let speed = table::percent(one.speed_over(undisturbed));
+        let speed = table::percent(one.speed_over(baseline));
         let ring_fulls = one.counted_ring_fulls();
         format!(
-            "{} ({speed} of the undisturbed speed, {ring_fulls})",
+            "{} ({speed} of the baseline without logging, {ring_fulls})",
             one.policy
         )
     };
     match ranked {
-        [] => "Nothing to compare: name some policies with --policies.\n".into(),
+        [] => "Nothing to compare: name policies with --policies (none is only the baseline).\n"
+            .into(),
         [only] => format!("{}.\n", verdict(only)),
         [best, .., last] => format!(
-            "Best here: {}; last: {}.\nRanked by guest speed; within {} (what rounds differ by \
-             anyway) by ring-fulls, then by CPU.\n",
+            "Best here: {}; last: {}.\nRanked by guest speed; speeds that differ by less than {} \
+             (rounds of one policy may differ by as much) count as equal: then ring-fulls decide, \
+             then the reaper's CPU.\n",
             verdict(best),
             verdict(last),
             table::percent(equal)
@@ -232,7 +232,7 @@ fn conclusion(ranked: &[Standing], undisturbed: &Standing, equal: f64) -> String
     }
 }
 
-/// How the policies that had to choose stand against the interval that turned out to be best.
+/// Compares the policies with the best interval of the sweep.
 fn against(best: &Standing, ranked: &[Standing], policies: &Policies) -> String {
     let chosen = ranked
         .iter()
@@ -244,7 +244,7 @@ fn against(best: &Standing, ranked: &[Standing], policies: &Policies) -> String 
         })
         .collect();
     format!(
-        "Best interval in hindsight: {} with {}. Against it: {}.\n",
+        "Best interval in hindsight: {} with {}. Compared with it: {}.\n",
         best.policy,
         best.counted_ring_fulls(),
         verdicts.join("; ")
@@ -261,13 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn no_logging_is_measured_along_once() {
+    fn the_baseline_is_run_once_and_first() {
         let chosen = choose(&["--policies", "seed,none,seed"]);
         assert_eq!(chosen, ["none", "seed"]);
     }
 
     #[test]
-    fn the_sweep_comes_unless_it_would_take_too_long_or_something_else_was_asked_for() {
+    fn the_sweep_is_run_unless_quick_or_policies_are_given() {
         assert_eq!(choose(&["--quick"]).len(), 6);
         assert_eq!(choose(&[]).len(), 6 + 9);
         let chosen = choose(&["--sweep", "--quick", "--policies", "deadline"]);

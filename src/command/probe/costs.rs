@@ -1,125 +1,167 @@
-//! Measures what dirty logging costs, with the test guest.
+//! What dirty logging costs on this host, calculated from one measurement.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dirty_ring::core::collector::Collector;
-use dirty_ring::kvm::{BitmapSink, Error, KvmRings, ReaperBuilder};
-use dirty_ring_guest::{CallbackError, Guest, GuestConfig, RunningGuest};
-use hdrhistogram::Histogram;
+use dirty_ring::core::size::RingSize;
+use serde::Serialize;
 
-use super::{Costs, Latency};
-use crate::command::host::KvmHost;
-use crate::command::report::per_second;
+use crate::command::safety::SafeRing;
 
-/// Distinct pages that the guest writes: four times the ring.
-const PAGES: u64 = 16384;
-const RING_ENTRIES: u32 = 4096;
-const WINDOW: Duration = Duration::from_millis(500);
-/// How often, and how long, a sleeper sleeps to see how late it wakes.
-const SLEEPS: u32 = 500;
-const SLEEP: Duration = Duration::from_millis(1);
+const NS_PER_S: f64 = 1e9;
 
-/// Time spent in the two halves of reaping, and the pages that went through.
-#[derive(Default)]
-struct Reaped {
-    harvest: Duration,
-    reset: Duration,
-    pages: u64,
+/// What dirty logging costs: one vCPU that writes a word in each of 16384 pages, round-robin.
+///
+/// A figure is `None` where the host was too busy to measure it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Costs {
+    /// Without logging.
+    pub(super) page_writes_per_s: Option<f64>,
+    /// With logging, where every write is the first one since the page's reset.
+    pub(super) dirty_pages_per_s: Option<f64>,
+    /// What the first write to a page after its reset costs the guest, over one without logging.
+    pub(super) dirty_fault_ns: Option<f64>,
+    pub(super) harvest_ns_per_page: Option<f64>,
+    pub(super) reset_ns_per_page: Option<f64>,
+    /// How late a sleeping thread wakes up. The reaper asks the kernel for precise timers and
+    /// wakes up earlier.
+    pub(super) wake_latency_us: Latency,
 }
 
-/// Measures.
-pub(super) fn measure(host: &KvmHost) -> Result<Costs, CallbackError> {
-    let config = GuestConfig {
-        data_pages_per_vcpu: PAGES,
-        ..GuestConfig::default()
-    };
-    let plain = {
-        let guest = Guest::new(&host.kvm, config)?;
-        let running = RunningGuest::start(guest.create_vcpus()?, |_| Ok::<(), Error>(()))?;
-        let (seconds, writes) = storm(&guest, &running)?;
-        per_second(writes, seconds)
-    };
+/// How late wake-ups were, in microseconds.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Latency {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) max: f64,
+}
 
-    let guest = Guest::new(&host.kvm, config)?;
-    let size = host.support.enable(guest.vm(), RING_ENTRIES)?;
-    let vcpus = guest.create_vcpus()?;
-    let mut builder = ReaperBuilder::new(guest.vm(), size, BitmapSink::new(guest.ram().clone()))?;
-    for slot in guest.data_slots() {
-        builder = builder.slot(slot.memory_slot())?;
-    }
-    for vcpu in &vcpus {
-        builder = builder.vcpu(vcpu.fd())?;
-    }
-    guest.set_logging(true)?;
-    let reaped = Arc::new(Mutex::new(Reaped::default()));
-    let collector = Mutex::new(builder.into_collector());
-    let running = RunningGuest::start(vcpus, {
-        let reaped = Arc::clone(&reaped);
-        move |_| {
-            let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut reaped = reaped.lock().unwrap_or_else(PoisonError::into_inner);
-            reaped.reap(&mut collector)
+/// Page writes in a time.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Storm {
+    pub(super) time: Duration,
+    pub(super) writes: u64,
+}
+
+/// The time that the two halves of reaping took, and the pages that were reaped.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reaped {
+    pub(super) harvest: Duration,
+    pub(super) reset: Duration,
+    pub(super) pages: u64,
+}
+
+impl Costs {
+    /// Calculates the costs from a storm without logging, one with logging, and what was reaped
+    /// during the latter. The guest writes more pages than the ring holds, so each write under
+    /// logging is a fault.
+    pub(super) fn of(
+        plain: Storm,
+        logged: Storm,
+        reaped: Reaped,
+        wake_latency_us: Latency,
+    ) -> Self {
+        let reaping = reaped.harvest + reaped.reset;
+        let in_guest = logged.time.saturating_sub(reaping);
+        // Without a reap the ring was never full: the guest hardly ran.
+        let ran = reaped.pages > 0;
+        let fault_ns = || {
+            let logged_ns = ratio(in_guest.as_secs_f64() * NS_PER_S, logged.writes as f64)?;
+            let plain_ns = ratio(plain.time.as_secs_f64() * NS_PER_S, plain.writes as f64)?;
+            // A negative cost is noise.
+            Some(logged_ns - plain_ns).filter(|ns| *ns > 0.0)
+        };
+        let per_page_ns =
+            |time: Duration| ratio(time.as_secs_f64() * NS_PER_S, reaped.pages as f64);
+        Self {
+            page_writes_per_s: ratio(plain.writes as f64, plain.time.as_secs_f64()),
+            dirty_pages_per_s: ratio(logged.writes as f64, in_guest.as_secs_f64()).filter(|_| ran),
+            dirty_fault_ns: fault_ns().filter(|_| ran),
+            harvest_ns_per_page: per_page_ns(reaped.harvest),
+            reset_ns_per_page: per_page_ns(reaped.reset),
+            wake_latency_us,
         }
-    })?;
-    let (seconds, writes) = storm(&guest, &running)?;
-    running.stop()?;
+    }
 
-    let reaped = reaped.lock().unwrap_or_else(PoisonError::into_inner);
-    let pages = (reaped.pages as f64).max(1.0);
-    let per_page_ns = |time: Duration| time.as_secs_f64() * 1e9 / pages;
-    let in_guest_ns = (seconds - (reaped.harvest + reaped.reset).as_secs_f64()) * 1e9;
-    Ok(Costs {
-        page_writes_per_s: plain,
-        dirty_pages_per_s: per_second(
-            reaped.pages,
-            seconds - (reaped.harvest + reaped.reset).as_secs_f64(),
-        ),
-        // More pages than fit in the ring: every write is a fault.
-        dirty_fault_ns: in_guest_ns / (writes as f64).max(1.0) - 1e9 / plain.max(1.0),
-        harvest_ns_per_page: per_page_ns(reaped.harvest),
-        reset_ns_per_page: per_page_ns(reaped.reset),
-        wake_latency_us: wake_latency()?,
-    })
-}
-
-impl Reaped {
-    /// Reaps everything, on the clock.
-    fn reap(&mut self, collector: &mut Collector<KvmRings>) -> Result<(), Error> {
-        let begin = Instant::now();
-        let harvested = collector.harvest(0, true);
-        let between = Instant::now();
-        while !collector.settle()?.1 {}
-        self.harvest += between - begin;
-        self.reset += between.elapsed();
-        self.pages += u64::from(harvested.entries);
-        Ok(())
+    /// Finds the smallest safe ring at the measured rate, for the latest wake-up measured and a
+    /// pass over a full ring. `size` returns the rings that this host has.
+    pub(super) fn smallest_safe_ring(&self, size: impl Fn(u32) -> Option<RingSize>) -> SafeRing {
+        let (Some(rate_per_s), Some(harvest_ns), Some(reset_ns)) = (
+            self.dirty_pages_per_s,
+            self.harvest_ns_per_page,
+            self.reset_ns_per_page,
+        ) else {
+            return SafeRing::Unknown;
+        };
+        SafeRing::find(size, rate_per_s, |entries| {
+            let pass_us = f64::from(entries) * (harvest_ns + reset_ns) / 1e3;
+            self.wake_latency_us.max + pass_us
+        })
     }
 }
 
-/// Lets the guest write for a while; seconds and page writes.
-fn storm(guest: &Guest, running: &RunningGuest) -> Result<(f64, u64), CallbackError> {
-    for params in guest.params() {
-        params.set(PAGES, 0)?;
-    }
-    let begin = Instant::now();
-    std::thread::sleep(WINDOW);
-    let writes = running.page_writes()?.iter().sum();
-    Ok((begin.elapsed().as_secs_f64(), writes))
+/// Returns `one` over `other`; `None` where either is not above 0, so nothing was measured.
+fn ratio(one: f64, other: f64) -> Option<f64> {
+    (one > 0.0 && other > 0.0).then(|| one / other)
 }
 
-fn wake_latency() -> Result<Latency, CallbackError> {
-    let mut late_ns = Histogram::<u64>::new(3)?;
-    for _ in 0..SLEEPS {
-        let begin = Instant::now();
-        std::thread::sleep(SLEEP);
-        let late = begin.elapsed().saturating_sub(SLEEP);
-        late_ns.record(u64::try_from(late.as_nanos())?)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATENCY: Latency = Latency {
+        p50: 60.0,
+        p99: 90.0,
+        max: 200.0,
+    };
+    const WINDOW: Duration = Duration::from_millis(500);
+
+    fn storm(writes: u64) -> Storm {
+        Storm {
+            time: WINDOW,
+            writes,
+        }
     }
-    let us = |ns: u64| ns as f64 / 1e3;
-    Ok(Latency {
-        p50: us(late_ns.value_at_quantile(0.5)),
-        p99: us(late_ns.value_at_quantile(0.99)),
-        max: us(late_ns.max()),
-    })
+
+    fn size(entries: u32) -> Option<RingSize> {
+        RingSize::new(entries, 4096, 0).ok()
+    }
+
+    #[test]
+    fn costs_follow_from_times_and_counts() {
+        let reaped = Reaped {
+            harvest: Duration::from_millis(8),
+            reset: Duration::from_millis(2),
+            pages: 40_000,
+        };
+        let costs = Costs::of(storm(50_000_000), storm(49_000), reaped, LATENCY);
+        let known = |figure: Option<f64>| figure.unwrap().round();
+        assert_eq!(known(costs.page_writes_per_s), 1e8);
+        assert_eq!(known(costs.dirty_pages_per_s), 1e5);
+        assert_eq!(known(costs.dirty_fault_ns), 9990.0);
+        assert_eq!(known(costs.harvest_ns_per_page), 200.0);
+        assert_eq!(known(costs.reset_ns_per_page), 50.0);
+        assert!(costs.smallest_safe_ring(size).entries().is_some());
+    }
+
+    #[test]
+    fn a_ring_that_was_never_full_leaves_all_of_logging_unknown() {
+        for writes in [0, 1, 4031] {
+            let costs = Costs::of(storm(50_000_000), storm(writes), Reaped::default(), LATENCY);
+            assert_eq!(costs.dirty_pages_per_s, None);
+            assert_eq!(costs.dirty_fault_ns, None);
+            assert_eq!(costs.harvest_ns_per_page, None);
+            assert_eq!(costs.reset_ns_per_page, None);
+            assert!(costs.page_writes_per_s.is_some());
+            assert_eq!(costs.smallest_safe_ring(size), SafeRing::Unknown);
+            let json = serde_json::to_value(&costs).unwrap();
+            assert!(json["dirty_pages_per_s"].is_null(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_did_not_run_has_no_costs() {
+        let costs = Costs::of(storm(0), storm(0), Reaped::default(), LATENCY);
+        assert_eq!(costs.page_writes_per_s, None);
+        assert_eq!(costs.dirty_fault_ns, None);
+    }
 }

@@ -1,7 +1,8 @@
 //! `dirty-ring probe`: what this host's KVM offers, and what dirty logging costs here.
 
-#[cfg(target_arch = "x86_64")]
 mod costs;
+#[cfg(target_arch = "x86_64")]
+mod measure;
 
 use serde::Serialize;
 
@@ -10,58 +11,33 @@ use super::failure::Failure;
 use super::host::{Host, KvmHost};
 use super::output;
 use super::progress;
-use super::safety::smallest_ring;
-use super::table;
+use super::safety::SafeRing;
+use super::table::{per_second, unknown_or, yes_or_no};
+use costs::Costs;
 
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Probe {
     host: Host,
     costs: Costs,
-    /// The smallest ring, in entries, that is safe here at the measured rate and latency; `null`
-    /// if none is.
-    smallest_safe_ring: Option<u32>,
+    /// In entries; `null` where it is unknown, or no ring is safe.
+    smallest_safe_ring: SafeRing,
 }
 
-/// What dirty logging costs on this host: one vCPU, one word in each of 16384 pages round-robin.
-#[derive(Clone, Debug, Serialize)]
-struct Costs {
-    /// Without logging.
-    page_writes_per_s: f64,
-    /// With logging, as fast as the guest can dirty pages that are protected.
-    dirty_pages_per_s: f64,
-    /// What a page costs the guest that is written after its reset, over one that isn't logged.
-    dirty_fault_ns: f64,
-    harvest_ns_per_page: f64,
-    reset_ns_per_page: f64,
-    /// How late an ordinary sleeper wakes; the reaper, which asks the kernel for precise timers,
-    /// wakes earlier.
-    wake_latency_us: Latency,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Latency {
-    p50: f64,
-    p99: f64,
-    max: f64,
-}
-
-/// Probes.
+/// Runs `dirty-ring probe`.
 pub(crate) fn probe(arguments: &ProbeArguments) -> Result<(), Failure> {
     let kvm = KvmHost::open()?;
     let bar = progress::bar(1);
     bar.set_message("measuring");
     #[cfg(target_arch = "x86_64")]
-    let costs = costs::measure(&kvm).map_err(|error| Failure::Run(error.to_string()))?;
-    // `KvmHost::open` gives none where the guest can't run.
+    let costs = measure::measure(&kvm).map_err(|error| Failure::Run(error.to_string()))?;
+    // `KvmHost::open` fails where the guest can't run.
     #[cfg(not(target_arch = "x86_64"))]
     let costs: Costs = return Err(Failure::Host("the test guest is written for x86_64".into()));
     bar.finish_and_clear();
     let probe = Probe {
-        host: Host::look(Some(&kvm)),
-        smallest_safe_ring: smallest_ring(&kvm.support, costs.dirty_pages_per_s, |entries| {
-            costs.latency_us(entries)
-        }),
+        host: Host::describe(Some(&kvm)),
+        smallest_safe_ring: costs.smallest_safe_ring(|entries| kvm.support.size(entries).ok()),
         costs,
     };
     if arguments.json {
@@ -70,25 +46,15 @@ pub(crate) fn probe(arguments: &ProbeArguments) -> Result<(), Failure> {
     output::print(&probe.text())
 }
 
-impl Costs {
-    /// The longest wake-up seen, and a pass over a full ring of `entries`.
-    fn latency_us(&self, entries: u32) -> f64 {
-        let per_page_ns = self.harvest_ns_per_page + self.reset_ns_per_page;
-        self.wake_latency_us.max + f64::from(entries) * per_page_ns / 1e3
-    }
-}
-
 impl Probe {
     fn text(&self) -> String {
-        let unknown = || "unknown".to_owned();
+        let text = |known: &Option<String>| unknown_or(known.as_deref(), str::to_owned);
         let mut lines = vec![
-            ("kernel", self.host.kernel.clone().unwrap_or_else(unknown)),
-            ("CPU", self.host.cpu.clone().unwrap_or_else(unknown)),
+            ("kernel", text(&self.host.kernel)),
+            ("CPU", text(&self.host.cpu)),
             ("CPUs", self.host.cpus.to_string()),
         ];
         if let Some(kvm) = &self.host.kvm {
-            let bitmap = if kvm.with_bitmap { "yes" } else { "no" };
-            let pml = if kvm.pml { "yes" } else { "no" };
             lines.extend([
                 ("dirty ring", kvm.capability.to_owned()),
                 (
@@ -99,48 +65,112 @@ impl Probe {
                     "kept free",
                     format!("{} entries of each ring", kvm.reserved_entries),
                 ),
-                ("with bitmap", bitmap.to_owned()),
-                ("PML", pml.to_owned()),
+                ("with bitmap", yes_or_no(kvm.with_bitmap)),
+                ("PML", yes_or_no(kvm.pml)),
             ]);
         }
-        let costs = &self.costs;
-        let latency = &costs.wake_latency_us;
-        lines.extend([
-            ("page writes", table::per_second(costs.page_writes_per_s)),
-            (
-                "dirty pages",
-                format!("{} at most", table::per_second(costs.dirty_pages_per_s)),
-            ),
-            (
-                "dirty fault",
-                format!("{:.0} ns a page", costs.dirty_fault_ns),
-            ),
-            (
-                "harvest",
-                format!("{:.1} ns a page", costs.harvest_ns_per_page),
-            ),
-            ("reset", format!("{:.1} ns a page", costs.reset_ns_per_page)),
-            (
-                "wake-up",
-                format!(
-                    "{:.0} us late, 1 in 100 {:.0} us, at worst {:.0} us",
-                    latency.p50, latency.p99, latency.max
-                ),
-            ),
-            (
-                "safe ring",
-                match self.smallest_safe_ring {
-                    Some(entries) => {
-                        format!("{entries} entries or more: no ring-full at that rate and latency")
-                    }
-                    None => "none: this host is too slow to wake for its rate".to_owned(),
-                },
-            ),
-        ]);
+        lines.extend(self.cost_lines());
+        lines.push(("safe ring", self.safe_ring()));
         let text: Vec<String> = lines
             .iter()
             .map(|(name, value)| format!("{name:<13} {value}\n"))
             .collect();
         text.concat()
+    }
+
+    fn cost_lines(&self) -> [(&'static str, String); 6] {
+        let costs = &self.costs;
+        let latency = &costs.wake_latency_us;
+        [
+            (
+                "page writes",
+                unknown_or(costs.page_writes_per_s, per_second),
+            ),
+            (
+                "dirty pages",
+                unknown_or(costs.dirty_pages_per_s, |rate| {
+                    format!("{} at most", per_second(rate))
+                }),
+            ),
+            (
+                "dirty fault",
+                unknown_or(costs.dirty_fault_ns, |ns| format!("{ns:.0} ns a page")),
+            ),
+            (
+                "harvest",
+                unknown_or(costs.harvest_ns_per_page, |ns| format!("{ns:.1} ns a page")),
+            ),
+            (
+                "reset",
+                unknown_or(costs.reset_ns_per_page, |ns| format!("{ns:.1} ns a page")),
+            ),
+            (
+                "wake-up",
+                format!(
+                    "{:.0} us late in the median, {:.0} us in 1 of 100, {:.0} us at worst",
+                    latency.p50, latency.p99, latency.max
+                ),
+            ),
+        ]
+    }
+
+    fn safe_ring(&self) -> String {
+        match self.smallest_safe_ring {
+            SafeRing::Entries(entries) => {
+                format!("{entries} entries or more: no ring-full at that rate and latency")
+            }
+            SafeRing::NoneIsSafe => {
+                "none: at that rate and latency even the largest ring can be full before it is \
+                 reaped"
+                    .to_owned()
+            }
+            SafeRing::Unknown => {
+                "unknown: the guest was too slow to fill a ring; probe again when \
+                                  the host is less busy"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::costs::{Latency, Reaped, Storm};
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_unknown() {
+        let latency = Latency {
+            p50: 60.0,
+            p99: 90.0,
+            max: 200.0,
+        };
+        let costs = Costs::of(
+            Storm::default(),
+            Storm::default(),
+            Reaped::default(),
+            latency,
+        );
+        let probe = Probe {
+            host: Host::describe(None),
+            smallest_safe_ring: costs.smallest_safe_ring(|_| None),
+            costs,
+        };
+        let text = probe.text();
+        for name in [
+            "page writes",
+            "dirty pages",
+            "dirty fault",
+            "harvest",
+            "reset",
+            "safe ring",
+        ] {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            let value = line[name.len()..].trim();
+            assert!(value.starts_with("unknown"), "{line}");
+        }
+        let json = serde_json::to_value(&probe).unwrap();
+        assert!(json["smallest_safe_ring"].is_null(), "{json}");
+        assert!(json["costs"]["harvest_ns_per_page"].is_null(), "{json}");
     }
 }

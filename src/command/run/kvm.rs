@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dirty_ring::core::controller::{Measurement, Policy};
-use dirty_ring::core::reaper::Step;
+use dirty_ring::core::planner::PassRecord;
 use dirty_ring::core::size::RingSize;
 use dirty_ring::kvm::ReaperStats;
 use dirty_ring_guest::{
@@ -16,15 +16,15 @@ use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;
 use crate::command::host::{self, KvmHost};
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
-use crate::command::safety::smallest_ring;
+use crate::command::safety::SafeRing;
 
-/// Slots that the guest's memory is cut into: more than one, as with any real VMM.
+/// Memory slots of the guest: more than one, as in any real VMM.
 const DATA_SLOTS: u64 = 2;
 
-/// How often the runner looks whether a vCPU has failed, at least.
-const LOOK: Duration = Duration::from_millis(100);
+/// The longest time between two checks whether a vCPU has failed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What `plan` takes on `host`.
+/// Checks `plan` against `host`. Returns the rings and the guest that it takes.
 pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfig), Failure> {
     let size = host
         .support
@@ -36,7 +36,7 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
     let config = GuestConfig {
         vcpus,
         data_pages_per_vcpu,
-        // A slot has a page at least.
+        // A slot has at least one page.
         data_slots: DATA_SLOTS.min(data_pages_per_vcpu * vcpus as u64) as usize,
     };
     check_memory(&config)?;
@@ -47,15 +47,15 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
 pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
     let (size, config) = check(host, plan)?;
     let window = match plan.policy.controller(size) {
-        None => undisturbed(host, plan, config),
-        Some(controller) => reaped(host, plan, config, controller),
+        None => without_logging(host, plan, config),
+        Some(controller) => with_reaper(host, plan, config, controller),
     };
     window
         .map(|window| window.report(host, plan, size))
         .map_err(|error| failed(&error))
 }
 
-/// What can't be configured is the user's to change; all else went wrong.
+/// Returns wrong usage for a guest that can't be configured, and a failed run for all else.
 fn failed(error: &CallbackError) -> Failure {
     match error.downcast_ref() {
         Some(
@@ -68,18 +68,21 @@ fn failed(error: &CallbackError) -> Failure {
     }
 }
 
-/// KVM has a limit of its own, which it tells by refusing one vCPU after many.
+/// Checks the number of vCPUs against KVM's own limit. KVM itself would refuse the first vCPU
+/// above it, after all the others were created.
 fn check_vcpus(host: &KvmHost, plan: &Plan) -> Result<(), Failure> {
     let (vcpus, most) = (usize::from(plan.place.vcpus), host.kvm.get_max_vcpus());
     if vcpus > most {
         return Err(Failure::Usage(format!(
-            "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most"
+            "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most; give \
+             fewer --vcpus"
         )));
     }
     Ok(())
 }
 
-/// A guest larger than the memory that is free would take the host down.
+/// Checks the guest's memory against what the host has free: the kernel would hand out more, and
+/// then kill processes.
 fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
     let bytes = config.data_pages_per_vcpu * PAGE_BYTES * config.vcpus as u64;
     match host::available_bytes() {
@@ -93,17 +96,22 @@ fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
     }
 }
 
-/// What was measured between the beginning and the end of the workload.
+/// The figures of a run, from the beginning to the end of the workload.
 struct Window {
     seconds: f64,
     page_writes: u64,
     stats: Option<ReaperStats>,
     stall: Stall,
-    /// From a planned wake to the end of its pass: not longer in 99 of 100 passes.
+    /// The 99th percentile of the time from a planned wake-up to the end of its pass.
     reaction_us: Option<f64>,
 }
 
-fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Window, CallbackError> {
+/// Runs the guest without logging.
+fn without_logging(
+    host: &KvmHost,
+    plan: &Plan,
+    config: GuestConfig,
+) -> Result<Window, CallbackError> {
     let guest = Guest::new(&host.kvm, config)?;
     let running = RunningGuest::start(guest.create_vcpus()?, |_| {
         Ok::<(), std::convert::Infallible>(())
@@ -119,7 +127,8 @@ fn undisturbed(host: &KvmHost, plan: &Plan, config: GuestConfig) -> Result<Windo
     })
 }
 
-fn reaped(
+/// Runs the guest with a reaper.
+fn with_reaper(
     host: &KvmHost,
     plan: &Plan,
     config: GuestConfig,
@@ -142,14 +151,12 @@ fn reaped(
         .events({
             let trace = plan.trace.clone();
             let reactions = Arc::clone(&reactions);
-            move |step: &Step| {
-                let Measurement {
-                    late_us, took_us, ..
-                } = step.measurement;
-                let reaction_us = late_us.saturating_add(took_us);
-                lock(&reactions).record(reaction_us.saturating_mul(1000));
+            move |pass: &PassRecord| {
+                let Measurement { late, took, .. } = pass.measurement;
+                let reaction = late + took;
+                lock(&reactions).record(reaction.0.saturating_mul(1000));
                 if let Some(trace) = &trace {
-                    trace.write(step);
+                    trace.write(pass);
                 }
             }
         });
@@ -170,8 +177,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs the workload's phases for the plan's duration and stops the vCPUs, which had written
-/// `before`; returns the seconds that passed and the page writes in them.
+/// Runs the workload's phases for the plan's duration and stops the vCPUs, which had made `before`
+/// page writes. Returns the seconds that passed and the page writes in them.
 fn drive(
     guest: &Guest,
     running: RunningGuest,
@@ -187,12 +194,12 @@ fn drive(
         }
         begin_phases(&plan.what.workload, guest.params(), &mut ends_us, elapsed)?;
         if running.failed().is_some() {
-            // The stop tells why.
+            // The stop returns the error.
             break;
         }
         let next_us = ends_us.iter().copied().min().unwrap_or(u64::MAX);
         let next = Duration::from_micros(next_us).min(plan.duration);
-        std::thread::sleep(next.saturating_sub(begin.elapsed()).min(LOOK));
+        std::thread::sleep(next.saturating_sub(begin.elapsed()).min(CHECK_INTERVAL));
     }
     let outcomes = running.stop()?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -200,7 +207,7 @@ fn drive(
     Ok((seconds, all - before.iter().sum::<u64>()))
 }
 
-/// Begins the phase of each vCPU whose last one has ended.
+/// Begins the next phase of each vCPU whose last one has ended.
 fn begin_phases(
     workload: &Workload,
     params: &[VcpuParams],
@@ -218,12 +225,13 @@ fn begin_phases(
     Ok(())
 }
 
-/// Every page that was written since logging began must have been published.
+/// Checks that every page written since logging began was published.
 fn check_lost(guest: &Guest, since: &[u64]) -> Result<(), CallbackError> {
     let lost = guest.unlogged_pages(since)?;
     if lost > 0 {
         return Err(format!(
-            "{lost} pages were written and never logged: this host's dirty log can't be trusted"
+            "{lost} pages were written and never logged: this host's dirty ring loses pages; don't \
+             rely on it, and report the kernel's version"
         )
         .into());
     }
@@ -231,12 +239,15 @@ fn check_lost(guest: &Guest, since: &[u64]) -> Result<(), CallbackError> {
 }
 
 impl Window {
-    /// The smallest ring that would have been safe, going by what was seen.
-    fn smallest_safe_ring(&self, host: &KvmHost) -> Option<u32> {
+    /// Finds the smallest ring that would have been safe in this run.
+    fn smallest_safe_ring(&self, host: &KvmHost) -> SafeRing {
         let vcpus = self.stats.iter().flat_map(|stats| &stats.vcpus);
-        let rate_per_s = vcpus.map(|vcpu| vcpu.max_rate_per_s).max()?;
-        let reaction_us = self.reaction_us?;
-        smallest_ring(&host.support, rate_per_s as f64, |_| reaction_us)
+        let rate_per_s = vcpus.map(|vcpu| vcpu.max_rate_per_s).max();
+        let (Some(rate_per_s), Some(reaction_us)) = (rate_per_s, self.reaction_us) else {
+            return SafeRing::Unknown;
+        };
+        let size = |entries| host.support.size(entries).ok();
+        SafeRing::find(size, rate_per_s as f64, |_| reaction_us)
     }
 
     fn report(self, host: &KvmHost, plan: &Plan, size: RingSize) -> RunReport {
@@ -276,8 +287,8 @@ impl Window {
             wakeups: stats.map_or(0, |stats| stats.wakeups),
             peeks: totals.peeks,
             reaper_cpu_s: stats
-                .and_then(|stats| stats.cpu_us)
-                .map(|us| us as f64 / 1e6),
+                .and_then(|stats| stats.cpu)
+                .map(|cpu| cpu.0 as f64 / 1e6),
             smallest_safe_ring: self.smallest_safe_ring(host),
             per_vcpu,
         }

@@ -7,8 +7,9 @@ use super::{PAGE_BYTES, Plan};
 use crate::command::failure::Failure;
 use crate::command::policy::PolicyName;
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
+use crate::command::safety::SafeRing;
 
-/// What `plan` takes on the mock.
+/// Checks `plan`. Returns the rings and the simulation that it takes.
 pub(super) fn check(plan: &Plan) -> Result<(RingSize, SimConfig), Failure> {
     let size = RingSize::new(plan.place.ring_entries, PAGE_BYTES as u32, 0)
         .map_err(|error| Failure::Usage(error.to_string()))?;
@@ -39,8 +40,8 @@ pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
     let (report, ()) = simulation.run(observe, |_| ()).map_err(failed)?;
     if !report.is_sound() {
         return Err(Failure::Run(format!(
-            "{} pages were lost, {} published before their reset and {} that don't exist: this is \
-             a fault of the reaper or of the mock, please report it",
+            "the mock lost {} pages, published {} before their reset and {} that don't exist: this \
+             is a defect of the reaper or of the mock; please report it with this command line",
             report.lost_pages, report.premature_publications, report.unregistered_publications
         )));
     }
@@ -56,7 +57,7 @@ fn failed(error: SimError) -> Failure {
 
 fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
     let seconds = report.duration_us as f64 / 1e6;
-    let is_logged = plan.policy != PolicyName::None;
+    let is_logged = plan.policy != PolicyName::NONE;
     RunReport {
         policy: plan.policy.to_string(),
         backend: "mock",
@@ -76,7 +77,7 @@ fn as_run(report: &SimReport, plan: &Plan, size: RingSize) -> RunReport {
         wakeups: report.wakeups,
         peeks: report.peeks,
         reaper_cpu_s: is_logged.then_some(report.reaper_busy_ns as f64 / 1e9),
-        smallest_safe_ring: None,
+        smallest_safe_ring: SafeRing::Unknown,
         per_vcpu: report
             .per_vcpu
             .iter()

@@ -6,6 +6,8 @@ mod mock;
 
 use std::time::Duration;
 
+use dirty_ring::core::size::RingSize;
+
 use super::args::{RunArguments, What, Where};
 use super::failure::{self, Failure};
 use super::host::KvmHost;
@@ -13,13 +15,14 @@ use super::output;
 use super::policy::PolicyName;
 use super::progress;
 use super::report::RunReport;
+use super::safety::SafeRing;
 use super::table;
 use super::trace::TraceWriter;
 
 /// How long a run lasts by default.
 pub(crate) const DEFAULT_DURATION: Duration = Duration::from_secs(4);
 
-/// A run, planned.
+/// What to run, and where.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) place: Where,
@@ -30,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Distinct pages that the workload writes, of the vCPU that writes most.
+    /// Returns the distinct pages that the workload writes on the vCPU that writes most.
     pub(crate) fn needed_pages(&self) -> u64 {
         (0..usize::from(self.place.vcpus))
             .map(|vcpu| u64::from(self.what.workload.max_pages(vcpu)))
@@ -38,7 +41,8 @@ impl Plan {
             .unwrap_or(0)
     }
 
-    /// Distinct pages that each vCPU has: what the workload writes, or its share of `--mem`.
+    /// Returns the distinct pages that each vCPU has: what the workload writes, or its share of
+    /// `--mem`.
     pub(crate) fn pages_per_vcpu(&self) -> Result<u64, Failure> {
         let vcpus = u64::from(self.place.vcpus);
         let needed = self.needed_pages().max(1);
@@ -48,10 +52,11 @@ impl Plan {
         let given = bytes / PAGE_BYTES / vcpus;
         if given < needed {
             return Err(Failure::Usage(format!(
-                "--mem leaves each vCPU (of {vcpus}) {}, and the workload writes {needed}: give \
-                 {}K or more",
+                "--mem leaves each vCPU {}, but the workload writes {needed}: give {}K or more \
+                 for {}",
                 table::counted(given, "page"),
-                needed * vcpus * PAGE_BYTES / 1024
+                needed * vcpus * PAGE_BYTES / 1024,
+                table::counted(vcpus, "vCPU"),
             )));
         }
         Ok(given)
@@ -61,30 +66,30 @@ impl Plan {
 /// Bytes of a guest page.
 const PAGE_BYTES: u64 = 4096;
 
-/// Runs the plan: on `kvm`, or on the mock where there is none.
+/// Runs the plan on `kvm`, or on the mock where that is `None`.
 pub(crate) fn run(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RunReport, Failure> {
     match kvm {
         #[cfg(target_arch = "x86_64")]
         Some(host) => kvm::run(host, plan),
-        // `KvmHost::open` gives none where the guest can't run.
+        // `KvmHost::open` fails where the guest can't run.
         #[cfg(not(target_arch = "x86_64"))]
         Some(_) => mock::run(plan),
         None => mock::run(plan),
     }
 }
 
-/// Finds out what is wrong with the plan before anything is touched.
-fn check(kvm: Option<&KvmHost>, plan: &Plan) -> Result<(), Failure> {
+/// Checks the plan before anything is created. Returns the size of its rings.
+fn check(kvm: Option<&KvmHost>, plan: &Plan) -> Result<RingSize, Failure> {
     match kvm {
         #[cfg(target_arch = "x86_64")]
-        Some(host) => kvm::check(host, plan).map(drop),
+        Some(host) => kvm::check(host, plan).map(|(size, _)| size),
         #[cfg(not(target_arch = "x86_64"))]
-        Some(_) => mock::check(plan).map(drop),
-        None => mock::check(plan).map(drop),
+        Some(_) => mock::check(plan).map(|(size, _)| size),
+        None => mock::check(plan).map(|(size, _)| size),
     }
 }
 
-/// `dirty-ring run`.
+/// Runs `dirty-ring run`.
 pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     let kvm = KvmHost::choose(arguments.place.backend)?;
     let mut plan = Plan {
@@ -94,16 +99,16 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
         duration: arguments.what.duration.unwrap_or(DEFAULT_DURATION),
         trace: None,
     };
-    // A trace that was recorded before isn't emptied for a run that can't be.
-    check(kvm.as_ref(), &plan)?;
+    // A plan that is wrong must not empty an earlier trace.
+    let size = check(kvm.as_ref(), &plan)?;
     if let Some(path) = &arguments.trace {
-        plan.trace = Some(TraceWriter::create(path, arguments.policy)?);
+        plan.trace = Some(TraceWriter::create(path, arguments.policy, size)?);
     }
     let bar = progress::bar(1);
     bar.set_message(format!("{} under {}", plan.what.workload, plan.policy));
     let report = run(kvm.as_ref(), &plan);
     bar.finish_and_clear();
-    // What was recorded is kept, whatever became of the run.
+    // What was recorded is kept even if the run failed.
     let traced = plan.trace.as_ref().map_or(Ok(()), TraceWriter::finish);
     let report = report?;
     traced?;
@@ -115,21 +120,21 @@ pub(crate) fn command(arguments: &RunArguments) -> Result<(), Failure> {
     }
 }
 
-/// Where the deadline controller can't win it says so.
+/// Warns that the ring is too small for the deadline controller on this host.
 fn warn_if_ring_is_small(plan: &Plan, report: &RunReport) {
-    if plan.policy != PolicyName::Deadline || report.backend == "mock" || report.wakeups == 0 {
+    if !plan.policy.is_deadline() || report.backend == "mock" || report.wakeups == 0 {
         return;
     }
     let advice = match report.smallest_safe_ring {
-        Some(entries) if entries > report.ring_entries => {
+        SafeRing::Entries(entries) if entries > report.ring_entries => {
             format!("use --ring-entries {entries} or more")
         }
-        Some(_) => return,
-        None => "and no larger one would be safe".into(),
+        SafeRing::NoneIsSafe => "no larger ring would be safe either".into(),
+        SafeRing::Entries(_) | SafeRing::Unknown => return,
     };
-    failure::tell(&format!(
-        "warning: a ring of {} entries is small for this host: at the rates and wake-ups of this \
-         run it can be full before it is reaped; {advice}",
+    failure::warn(&format!(
+        "warning: a ring of {} entries is small for this host: at the dirty rates and wake-ups of \
+         this run it can be full before it is reaped; {advice}",
         report.ring_entries
     ));
 }

@@ -1,13 +1,13 @@
-//! Text by the line: which line the reader is at, and none that has no end.
+//! Counts lines as a parser reads them, and refuses one that doesn't end.
 
 use std::io::{self, BufRead, Read};
 
-/// Bytes that one record may have: a row of a trace has some 80, and a file without line ends (a
+/// The most bytes of one record: a row of a trace has about 80, and a file without line ends (a
 /// disk image, `/dev/zero`) must not fill the memory.
 pub(crate) const MAX_RECORD_BYTES: usize = 64 * 1024;
 
-/// Hands out at most a line at a time, so that a parser behind it is at the line that was read
-/// last. (The `csv` crate's own positions are those of the end of the record before: one line
+/// Returns at most one line from each read, so that the line read last is the one that the parser
+/// is at. (The `csv` crate's own positions are those of the end of the record before: one line
 /// early after `\r\n`, and more after blank lines.)
 pub(crate) struct Lines<R> {
     input: R,
@@ -19,6 +19,7 @@ pub(crate) struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
+    /// Reads from `input`, which is at its first line.
     pub(crate) fn new(input: R) -> Self {
         Self {
             input,
@@ -28,12 +29,12 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The line read last, from 1.
+    /// Returns the line read last, from 1; 0 before the first.
     pub(crate) fn line(&self) -> u64 {
         self.line
     }
 
-    /// A record is about to be read.
+    /// Begins a record: its bytes are counted from here.
     pub(crate) fn begin_record(&mut self) {
         self.record_bytes = 0;
     }
@@ -51,12 +52,12 @@ impl<R: BufRead> Read for Lines<R> {
         self.input.consume(count);
         self.line += u64::from(self.at_start);
         self.at_start = end.is_some();
-        // Blank lines are no part of a record.
+        // A blank line belongs to no record.
         let is_blank = matches!(&buffer[..count], b"\n" | b"\r\n");
         self.record_bytes += if is_blank { 0 } else { count };
         if self.record_bytes > MAX_RECORD_BYTES {
             return Err(io::Error::other(format!(
-                "the line has more than {MAX_RECORD_BYTES} bytes; is this a trace?"
+                "the line has more than {MAX_RECORD_BYTES} bytes: is this a trace?"
             )));
         }
         Ok(count)
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read_at_a_time_and_counted() {
+    fn lines_are_read_one_at_a_time_and_counted() {
         let mut lines = Lines::new(&b"one\ntwo\r\n\nfour"[..]);
         let mut read = |bytes: usize| {
             let mut buffer = vec![0; bytes];
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_end_is_an_error_and_many_short_ones_are_not() {
+    fn an_endless_record_is_an_error_and_many_short_ones_are_not() {
         let endless = io::BufReader::new(io::repeat(b'1'));
         let error = io::copy(&mut Lines::new(endless), &mut io::sink()).unwrap_err();
         assert!(error.to_string().contains("65536 bytes"), "{error}");
