@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dirty_ring_core::collector::{Backend, Collector};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::{Collector, Scope};
+use dirty_ring_core::time::Instant as Now;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
 use dirty_ring_kvm::{BitmapSink, Error, KvmRings, ReaperBuilder, Support};
 use kvm_ioctls::Kvm;
@@ -68,11 +70,12 @@ fn empty(collector: &mut Collector<KvmRings>, sender: &Sender<Emptied>) -> Resul
     let begin = Instant::now();
     std::hint::black_box(collector.backend().rings()[0].occupancy());
     let peeked = Instant::now();
-    let harvested = collector.harvest(0, true);
+    collector.begin_pass(Now(0), Scope::All, |_| ());
+    let (entries, _) = collector.harvest(Now(0));
     let between = Instant::now();
-    while !collector.settle()?.1 {}
+    while !collector.settle()? {}
     let emptied = Emptied {
-        entries: harvested.entries,
+        entries,
         harvest: between - peeked,
         reset: between.elapsed(),
         peek: peeked - begin,

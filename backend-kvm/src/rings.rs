@@ -71,7 +71,12 @@ impl KvmRings {
     }
 
     /// Adds the ring of the next vCPU; returns its index.
-    pub(crate) fn add_ring(&mut self, memory: MappedRing, state: &RingState, now: Instant) -> usize {
+    pub(crate) fn add_ring(
+        &mut self,
+        memory: MappedRing,
+        state: &RingState,
+        now: Instant,
+    ) -> usize {
         self.rings.push(Ring::from_state(memory, state, now));
         self.rings.len() - 1
     }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::Policy;
-use dirty_ring_core::reaper::Step;
+use dirty_ring_core::planner::PassRecord;
 use dirty_ring_guest::{GuestConfig, ReapedGuest, Reaping};
 use dirty_ring_kvm::Support;
+use dirty_ring_core::time::Micros;
 use kvm_ioctls::Kvm;
 
 /// Counts the allocations of each thread.
@@ -83,7 +84,7 @@ fn neither_the_reaper_nor_the_ring_full_path_allocates() {
                 let (allocations, steps) = (reaper_allocations.clone(), steps.clone());
                 // The count at the first step, as where the thread has started.
                 let mut first = None;
-                move |_: &Step| {
+                move |_: &PassRecord| {
                     let now = counting::on_this_thread();
                     let first = *first.get_or_insert(now);
                     allocations.store(now - first, Ordering::Relaxed);
@@ -102,7 +103,7 @@ fn neither_the_reaper_nor_the_ring_full_path_allocates() {
             });
         let vm = ReapedGuest::start(&kvm, GuestConfig::default(), reaping, |_| {
             // Slow enough for full rings even where a fault takes 50 us, fast enough for many passes.
-            Policy::fixed(50_000).unwrap()
+            Policy::fixed(Micros::from_millis(50)).unwrap()
         })
         .unwrap();
         vm.guest.params()[0].set(16384, 0).unwrap();

@@ -11,6 +11,7 @@ use dirty_ring_core::controller::Policy;
 use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::ring::RingPosition;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{
     Guest, GuestConfig, GuestExit, GuestRam, ReapedGuest, Reaping, RunningGuest,
 };
@@ -19,7 +20,7 @@ use kvm_ioctls::Kvm;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-const AN_HOUR_US: u64 = 3_600_000_000;
+const AN_HOUR: Micros = Micros::from_secs(3600);
 
 /// KVM with dirty rings, or a line that says why this test is skipped.
 fn kvm() -> Option<(Kvm, Support)> {
@@ -39,9 +40,9 @@ fn kvm() -> Option<(Kvm, Support)> {
     }
 }
 
-fn start(config: GuestConfig, reaping: Reaping, wait_us: u64) -> Option<ReapedGuest> {
+fn start(config: GuestConfig, reaping: Reaping, wait: Micros) -> Option<ReapedGuest> {
     let (kvm, _) = kvm()?;
-    let policy = |_| Policy::fixed(wait_us).unwrap();
+    let policy = |_| Policy::fixed(wait).unwrap();
     Some(ReapedGuest::start(&kvm, config, reaping, policy).unwrap())
 }
 
@@ -94,7 +95,7 @@ fn every_page_turns_up(entries: u32, mode: RingFullMode, policy: impl FnOnce(Rin
     vm.running.stop().unwrap();
     let stats = vm.reaper.stop().unwrap().stats;
     assert_eq!((stats.outstanding, stats.bad_entries()), (0, 0));
-    let harvested = stats.totals.reaper_harvested + stats.totals.ring_full_harvested;
+    let harvested = stats.totals.harvested();
     assert_eq!(stats.totals.entries_reset, harvested);
     assert_eq!(stats.totals.published, harvested);
     assert!(harvested >= 3 * PAGES);
@@ -103,14 +104,14 @@ fn every_page_turns_up(entries: u32, mode: RingFullMode, policy: impl FnOnce(Rin
 #[test]
 fn every_written_page_of_several_vcpus_and_slots_turns_up_when_the_reaper_is_fast() {
     every_page_turns_up(4096, RingFullMode::default(), |_| {
-        Policy::fixed(500).unwrap()
+        Policy::fixed(Micros(500)).unwrap()
     });
 }
 
 #[test]
 fn every_written_page_turns_up_when_only_the_ring_full_path_reaps() {
     every_page_turns_up(1024, RingFullMode::Whole, |_| {
-        Policy::fixed(AN_HOUR_US).unwrap()
+        Policy::fixed(AN_HOUR).unwrap()
     });
 }
 
@@ -162,7 +163,7 @@ fn no_write_after_a_publication_is_lost() {
                 copies,
             }
         });
-        let Some(vm) = start(config, reaping, 300) else {
+        let Some(vm) = start(config, reaping, Micros(300)) else {
             return;
         };
         for params in vm.guest.params() {
@@ -186,25 +187,37 @@ fn no_write_after_a_publication_is_lost() {
 #[test]
 fn kick_flush_and_stop_interrupt_an_hours_sleep() {
     let config = GuestConfig::default();
-    let Some(vm) = start(config, Reaping::new(65536), AN_HOUR_US) else {
+    let Some(vm) = start(config, Reaping::new(65536), AN_HOUR) else {
         return;
     };
     vm.guest.params()[0].set(1000, 0).unwrap();
     wait_until_written(&vm.guest, 0, 1000);
-    for _ in 0..100 {
-        vm.reaper.flush(|| vm.running.kick_all_and_wait()).unwrap();
+    for pass in 1..=100 {
+        vm.reaper.kick();
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while vm.reaper.stats().passes < pass {
+            assert!(Instant::now() < give_up, "kick {pass} was lost");
+            std::thread::yield_now();
+        }
     }
     let stats = vm.reaper.stats();
-    assert!(stats.iterations >= 100);
+    assert_eq!(stats.totals.drain_harvested, 0);
     assert!(stats.vcpus[0].ring.harvested >= 1000);
+    // A flush works on the caller's thread and needs no pass.
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while vm.reaper.stats().totals.drain_harvested == 0 {
+        assert!(Instant::now() < give_up, "flushes take nothing");
+        vm.reaper.flush(|| vm.running.kick_all_and_wait()).unwrap();
+    }
+    assert_eq!(vm.reaper.stats().passes, 100);
     vm.running.stop().unwrap();
     vm.reaper.stop().unwrap();
 }
 
 #[test]
-fn the_final_drain_publishes_what_nobody_asked_for() {
+fn the_final_drain_publishes_what_no_pass_took() {
     let config = GuestConfig::default();
-    let Some(vm) = start(config, Reaping::new(65536), AN_HOUR_US) else {
+    let Some(vm) = start(config, Reaping::new(65536), AN_HOUR) else {
         return;
     };
     vm.guest.params()[0].set(1000, 0).unwrap();
@@ -213,13 +226,13 @@ fn the_final_drain_publishes_what_nobody_asked_for() {
     let stopped = vm.reaper.stop().unwrap();
     assert!(pages(&vm.guest, 0, 1000).all(|page| is_dirty(&vm.guest, page)));
     assert_eq!(stopped.stats.totals.published, 1000);
-    assert_eq!((stopped.stats.iterations, stopped.state.iterations), (1, 1));
+    assert_eq!((stopped.stats.passes, stopped.state.planner.passes), (1, 1));
 }
 
 #[test]
 fn a_failing_kick_of_the_embedder_is_told_and_the_reaper_lives_on() {
     let config = GuestConfig::default();
-    let Some(vm) = start(config, Reaping::new(4096), AN_HOUR_US) else {
+    let Some(vm) = start(config, Reaping::new(4096), AN_HOUR) else {
         return;
     };
     let error = vm.reaper.flush(|| Err("no such thread")).unwrap_err();
@@ -241,13 +254,20 @@ fn a_sink_that_panics_is_an_error_and_not_a_hang() {
     }
     let config = GuestConfig::default();
     let reaping = Reaping::new(65536).sink(|_| Panicking);
-    let Some(vm) = start(config, reaping, AN_HOUR_US) else {
+    let Some(vm) = start(config, reaping, AN_HOUR) else {
         return;
     };
     vm.guest.params()[0].set(10, 0).unwrap();
     wait_until_written(&vm.guest, 0, 10);
-    let error = vm.reaper.flush(|| vm.running.kick_all_and_wait());
-    assert!(matches!(error, Err(Error::Ended)));
+    // A flush publishes on the caller's thread, so the panic is the caller's.
+    let flush = std::panic::AssertUnwindSafe(|| vm.reaper.flush(|| vm.running.kick_all_and_wait()));
+    assert!(std::panic::catch_unwind(flush).is_err());
+    vm.reaper.kick();
+    while !vm.reaper.stats().has_ended {
+        std::thread::yield_now();
+    }
+    let error = vm.reaper.flush(|| Ok::<(), String>(())).unwrap_err();
+    assert!(matches!(error, Error::Ended), "{error}");
     let error = vm.reaper.stop().unwrap_err();
     assert!(matches!(&error, Error::Panicked(text) if text.contains("disk")));
 }
@@ -275,7 +295,7 @@ fn a_slot_can_be_removed_and_its_number_reused_under_a_running_reaper() {
         data_slots: 2,
         ..GuestConfig::default()
     };
-    let Some(vm) = start(config, Reaping::new(65536), AN_HOUR_US) else {
+    let Some(vm) = start(config, Reaping::new(65536), AN_HOUR) else {
         return;
     };
     vm.guest.params()[0].set(1000, 0).unwrap();
@@ -310,7 +330,7 @@ fn a_vcpu_added_later_is_reaped_too() {
         .unwrap()
         .slot(guest.data_slots()[0].memory_slot())
         .unwrap()
-        .start(Policy::fixed(AN_HOUR_US).unwrap())
+        .start(Policy::fixed(AN_HOUR).unwrap())
         .unwrap();
     let ring = reaper.add_vcpu(vcpus[0].fd()).unwrap();
     assert_eq!(ring.index(), 0);
@@ -358,7 +378,7 @@ fn a_second_reaper_goes_on_where_the_first_left_the_rings() {
         });
         let stopped = reaper.stop().unwrap();
         assert!(stopped.stats.totals.published >= 1000, "round {round}");
-        position = stopped.positions[0];
+        position = stopped.state.rings[0].position;
     }
     assert!(position.index() >= 3000);
 }

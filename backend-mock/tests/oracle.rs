@@ -112,7 +112,10 @@ fn a_skipped_deficit_is_caught() {
         short_reset_permille: 1000,
         ..Faults::NONE
     })));
-    assert_eq!(collector.drain(dirty_ring_core::time::Instant(1_000)), Ok(true));
+    assert_eq!(
+        collector.drain(dirty_ring_core::time::Instant(1_000)),
+        Ok(true)
+    );
     let vm = &mut collector.backend_mut().0;
     let premature = vm.premature_publications();
     assert!((1..=100).contains(&premature), "{premature}");

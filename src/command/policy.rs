@@ -7,6 +7,8 @@ use std::time::Duration;
 use dirty_ring::core::controller::{Policy, PolicyError, PolicyNames, PolicySpec};
 use dirty_ring::core::size::RingSize;
 
+use super::units;
+
 /// A policy of the core's registry, or none, which turns dirty logging off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyName(Option<PolicySpec>);
@@ -33,6 +35,11 @@ impl PolicyName {
     }
 }
 
+fn too_long(spec: &PolicySpec) -> bool {
+    spec.argument()
+        .is_some_and(|length| Duration::from(length) > units::LONGEST)
+}
+
 impl FromStr for PolicyName {
     type Err = String;
 
@@ -40,6 +47,7 @@ impl FromStr for PolicyName {
         match text.trim() {
             "none" => Ok(Self::NONE),
             name => match name.parse() {
+                Ok(spec) if too_long(&spec) => Err(format!("'{name}' is too long: give 24h or less")),
                 Ok(spec) => Ok(Self(Some(spec))),
                 Err(PolicyError::Unknown) => {
                     Err(format!("'{name}' is not a policy: choose {PolicyNames} or none"))

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// The longest duration allowed; a longer one is probably a mistake.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The shortest run that measures anything.
 const SHORTEST_RUN: Duration = Duration::from_millis(10);

@@ -120,7 +120,10 @@ impl Vm {
             now_ps: 0,
             end_ps: config.duration_us * PS_PER_US,
             slots: layout.slot_map().table(),
-            rings: memories.iter().map(|m| Ring::new(m.clone(), Instant(0))).collect(),
+            rings: memories
+                .iter()
+                .map(|m| Ring::new(m.clone(), Instant(0)))
+                .collect(),
             kernel: memories
                 .into_iter()
                 .map(|memory| KernelRing::new(memory, config.ring))
