@@ -34,8 +34,8 @@ pub enum Error {
 
     /// `KVM_ENABLE_CAP` failed.
     #[error(
-        "KVM did not enable dirty rings of {entries} entries: {source} (they must be enabled \
-         once, before the VM's first vCPU)"
+        "KVM did not enable dirty rings of {entries} entries: enable them once, before the VM's \
+         first vCPU"
     )]
     Enable {
         /// Entries asked for.
@@ -46,8 +46,8 @@ pub enum Error {
 
     /// Mapping a vCPU's ring failed.
     #[error(
-        "the dirty ring of vCPU {vcpu} can't be mapped: {source} (was the ring enabled before \
-         the vCPU was created?)"
+        "the dirty ring of vCPU {vcpu} can't be mapped: was the ring enabled before the vCPU was \
+         created?"
     )]
     Map {
         /// The vCPU's index.
@@ -57,8 +57,8 @@ pub enum Error {
     },
 
     /// The VM's file descriptor can't be duplicated.
-    #[error("the VM's file descriptor can't be duplicated: {0}")]
-    Duplicate(std::io::Error),
+    #[error("the VM's file descriptor can't be duplicated")]
+    Duplicate(#[source] std::io::Error),
 
     /// A memory slot was refused.
     #[error(transparent)]
@@ -86,12 +86,12 @@ pub enum Error {
     },
 
     /// The thread can't be started.
-    #[error("the reaper thread can't be started: {0}")]
-    Spawn(std::io::Error),
+    #[error("the reaper thread can't be started")]
+    Spawn(#[source] std::io::Error),
 
     /// Blocking the signals of the reaper thread failed.
-    #[error("the reaper thread can't block its signals: {0}")]
-    Signals(std::io::Error),
+    #[error("the reaper thread can't block its signals")]
+    Signals(#[source] std::io::Error),
 
     /// The reaper has ended: it was stopped, or it failed and said why when it was stopped.
     #[error("the reaper has ended: nothing is reaped any more; see what stop() returned")]
@@ -102,6 +102,6 @@ pub enum Error {
     Panicked(String),
 
     /// The embedder's way of kicking vCPUs out of guest mode failed.
-    #[error("the vCPUs can't be kicked out of guest mode: {0}")]
+    #[error("the vCPUs can't be kicked out of guest mode")]
     KickVcpus(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

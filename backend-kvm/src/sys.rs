@@ -87,7 +87,7 @@ impl EntryMapping {
     /// The entries.
     pub(crate) const fn entries(&self) -> &[SharedEntry] {
         // SAFETY: `first` is the page-aligned beginning of a mapping of `entries` entries that
-        // lives as long as `self`; every bit pattern is valid for atomics, and nobody but the
+        // lives as long as `self`; every bit pattern is valid for atomics, and nothing but the
         // kernel and these atomics writes to it.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.entries) }
     }

@@ -33,6 +33,9 @@ pub struct SimConfig<C = Policy> {
     pub policy: Option<C>,
     /// What a vCPU does on ring-full.
     pub ring_full_mode: RingFullMode,
+    /// How often a reader takes all dirty pages, in microseconds of virtual time, as a migration
+    /// round or a snapshot does; `None`: there is no reader.
+    pub read_every_us: Option<u64>,
     /// How long the guest runs, in microseconds of virtual time.
     pub duration_us: u64,
     /// What everything costs.
@@ -58,6 +61,7 @@ impl<C> SimConfig<C> {
             }),
             policy: None,
             ring_full_mode: RingFullMode::default(),
+            read_every_us: None,
             duration_us: 4_000_000,
             cost: CostModel::MEASURED,
             faults: Faults::NONE,
@@ -77,6 +81,9 @@ impl<C> SimConfig<C> {
             return Err(ConfigError::Duration {
                 duration_us: self.duration_us,
             });
+        }
+        if self.read_every_us == Some(0) {
+            return Err(ConfigError::NoTimeBetweenReads);
         }
         let entries = u64::from(self.vcpus) * u64::from(self.ring.entries());
         if entries > MAX_RING_ENTRIES {
@@ -141,6 +148,9 @@ pub enum ConfigError {
         /// The duration asked for, in microseconds.
         duration_us: u64,
     },
+    /// A reader that reads without a pause.
+    #[error("a reader can't read every 0 us: give it an interval, or leave it out")]
+    NoTimeBetweenReads,
     /// Rings too large for so many vCPUs.
     #[error(
         "{entries} ring entries for all vCPUs are too many: {MAX_RING_ENTRIES} at most; \
@@ -160,7 +170,7 @@ pub enum ConfigError {
         pages: usize,
     },
     /// Writes that take no time would never end.
-    #[error("a write that costs 0 ps would make the vCPUs write for ever: give it a cost")]
+    #[error("a write that costs 0 ps would make the vCPUs write without end: give it a cost")]
     FreeWrites,
     /// A wake-up that could come before its time.
     #[error("a wake-up jitter of {jitter_ns} ns is above the mean latency of {latency_ns} ns")]

@@ -32,8 +32,8 @@ pub struct Overrun {
     /// When, in microseconds of virtual time; where it stands still then, as soon as it runs.
     pub at_us: u64,
     /// How many entries it pushes beyond the ring's end, at least 1; then it looks again. From
-    /// the soft limit on, the ring stays full for ever; below that the vCPU has to dirty the rest
-    /// first, and where it never does, nobody notices but the oracle.
+    /// the soft limit on, the ring stays full for good; below that the vCPU has to dirty the rest
+    /// first, and where it never does, only the oracle notices.
     pub entries_beyond: u32,
 }
 

@@ -34,6 +34,8 @@ pub struct SimReport {
     pub peeks: u64,
     /// Passes of the reaper, one decision each.
     pub passes: u64,
+    /// Reads of all dirty pages.
+    pub reads: u64,
     /// How long the reaper worked, in nanoseconds of virtual time; waits are not in it.
     pub reaper_busy_ns: u64,
     /// Entries that named no registered page; refused.
@@ -68,6 +70,7 @@ pub(crate) struct Tally {
     pub(crate) stalls: Stalls,
     pub(crate) wakeups: u64,
     pub(crate) passes: u64,
+    pub(crate) reads: u64,
     pub(crate) reaper_busy_ns: u64,
 }
 
@@ -99,6 +102,7 @@ impl SimReport {
             wakeups: tally.wakeups,
             peeks: totals.peeks,
             passes: tally.passes,
+            reads: tally.reads,
             reaper_busy_ns: tally.reaper_busy_ns,
             bad_entries: stats().map(|stats| stats.bad_entries).sum(),
             lost_pages: vm.unpublished_pages(),

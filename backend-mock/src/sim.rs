@@ -26,7 +26,7 @@ pub enum SimError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A vCPU overran its ring.
-    #[error("{source}")]
+    #[error("the simulation ended after {at_us} us")]
     Overrun {
         /// The vCPU's index.
         vcpu: usize,
@@ -36,7 +36,7 @@ pub enum SimError {
         source: CollectError<Infallible>,
     },
     /// The collector can't go on.
-    #[error("{source}")]
+    #[error("the simulation ended after {at_us} us")]
     Collect {
         /// When, in microseconds of virtual time.
         at_us: u64,
@@ -54,6 +54,9 @@ pub struct Simulation<C = Policy> {
     park: VirtualPark,
     reaper: Option<Driver<C>>,
     ring_full_mode: RingFullMode,
+    /// How often a reader reads, and when it does next.
+    read_every_ps: Option<u64>,
+    next_read_ps: u64,
     duration_us: u64,
     half_exit_ps: u64,
     wake: WakeLatency,
@@ -112,6 +115,8 @@ impl<C: Controller> Simulation<C> {
         let vm = Vm::new(&config)?;
         let half_exit_ps = vm.half_exit_ps();
         let park = VirtualPark::default();
+        let is_logged = config.policy.is_some();
+        let read_every_ps = config.read_every_us.map(|us| us.saturating_mul(PS_PER_US));
         Ok(Self {
             shared: SharedCollector::new(Alone::new(Collector::new(vm)), park.clone()),
             park,
@@ -122,6 +127,8 @@ impl<C: Controller> Simulation<C> {
                 called: false,
             }),
             ring_full_mode: config.ring_full_mode,
+            read_every_ps: read_every_ps.filter(|_| is_logged),
+            next_read_ps: read_every_ps.unwrap_or(u64::MAX),
             duration_us: config.duration_us,
             half_exit_ps,
             wake: WakeLatency {
@@ -164,13 +171,16 @@ impl<C: Controller> Simulation<C> {
     ) -> Result<(), SimError> {
         let end_ps = self.duration_us * PS_PER_US;
         loop {
-            if let Some((at_ps, vcpu)) = self.vm(|vm| vm.next_stop(reaper.at_ps)) {
+            let next_ps = reaper.at_ps.min(self.next_read_ps);
+            if let Some((at_ps, vcpu)) = self.vm(|vm| vm.next_stop(next_ps)) {
                 match self.vm(|vm| vm.state(vcpu)) {
                     VcpuState::Running => self.vm(|vm| vm.run_vcpu_until_ps(vcpu, at_ps)),
                     VcpuState::RingFull { since_ps } => {
                         self.ring_full(reaper, vcpu, since_ps, at_ps)?;
                     }
                 }
+            } else if self.next_read_ps < end_ps && self.next_read_ps <= reaper.at_ps {
+                self.read()?;
             } else if reaper.at_ps < end_ps {
                 self.reaper_turn(reaper, observe)?;
             } else {
@@ -191,6 +201,21 @@ impl<C: Controller> Simulation<C> {
         while reaper.turn != Turn::Done {
             self.reaper_turn(reaper, observe)?;
         }
+        Ok(())
+    }
+
+    /// The reader takes all dirty pages, on its own thread.
+    fn read(&mut self) -> Result<(), SimError> {
+        self.vm(|vm| vm.run_until_ps(self.next_read_ps));
+        let now = Instant(self.vm(|vm| vm.now_us()));
+        let done = self.shared.drain(|| now);
+        done.map_err(|source| self.error(source))?;
+        self.vm(Vm::charge);
+        self.tally.reads += 1;
+        self.next_read_ps = match self.read_every_ps {
+            Some(every_ps) => self.next_read_ps.saturating_add(every_ps),
+            None => u64::MAX,
+        };
         Ok(())
     }
 

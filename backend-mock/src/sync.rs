@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dirty_ring_core::sync::{Lock, Park, Parked};
 use dirty_ring_core::time::Instant;
 
-/// A lock that nobody else can hold: the simulation says who waits for it.
+/// A lock without contention: the simulation decides which vCPU waits for it, and how long.
 #[derive(Debug)]
 pub(crate) struct Alone<T>(RefCell<T>);
 

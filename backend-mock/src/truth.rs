@@ -23,7 +23,7 @@ pub(crate) struct Truth {
 }
 
 impl Truth {
-    /// Nothing published yet. `logged`: somebody will.
+    /// Nothing published yet. `logged`: pages will be.
     pub(crate) fn new(layout: &Layout, logged: bool) -> Self {
         let map = layout.slot_map();
         let pages = if logged { map.total() } else { 0 };

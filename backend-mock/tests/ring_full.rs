@@ -48,7 +48,7 @@ fn one_reset_serves_as_many_full_rings_as_have_their_chunk_in_the_batch() {
     }
     let totals = collector.totals();
     assert_eq!(totals.resets, u64::from(VCPUS.div_ceil(SERVED_AT_ONCE)));
-    // To each its chunk, whoever took it.
+    // To each its chunk, on whatever path.
     assert_eq!(totals.published, u64::from(VCPUS * DEFAULT_CHUNK));
     let vm = collector.backend_mut();
     let now_ps = vm.now_ps();

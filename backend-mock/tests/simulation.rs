@@ -288,3 +288,15 @@ fn a_configuration_that_cannot_be_is_refused() {
         format!("a wake-up jitter of {wake_jitter_ns} ns is above the mean latency of 1 ns")
     );
 }
+
+#[test]
+fn a_reader_takes_all_pages_beside_the_reaper() {
+    let report = run(SimConfig {
+        read_every_us: Some(100_000),
+        duration_us: 1_050_000,
+        ..config("hot", Some(Policy::deadline(RingSize::LARGEST)))
+    });
+    assert_eq!(report.reads, 10);
+    // Each read finds the hot set again.
+    assert_eq!(report.pages_harvested, 11 * 2048);
+}

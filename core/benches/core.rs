@@ -4,6 +4,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::{Collector, Scope};
 use dirty_ring_core::controller::{
     Controller, Fixed, Halving, HalvingConfig, Ladder, LadderTable, LevelTable, Measurement,
     Policy, Seed,
@@ -12,6 +14,7 @@ use dirty_ring_core::doorbell::Wakes;
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::{Instant, Micros};
 
 /// An entry laid out as `struct kvm_dirty_gfn`, 16 bytes.
 #[derive(Default)]
@@ -72,14 +75,14 @@ fn measurements() -> [Measurement; 64] {
     core::array::from_fn(|at| {
         let fullest = (at as u32 * 1709) % 4032;
         Measurement {
-            elapsed_us: 2_000 + (at as u64 * 7919) % 1_000_000,
+            elapsed: Micros(2_000 + (at as u64 * 7919) % 1_000_000),
             harvested: fullest.into(),
             ring_full_harvested: 0,
             fullest,
             ring_fulls: u32::from(at % 16 == 0),
             wakes: Wakes::TIMER,
-            late_us: 60,
-            took_us: 100,
+            late: Micros(60),
+            took: Micros(100),
         }
     })
 }
@@ -97,7 +100,7 @@ fn step(criterion: &mut Criterion, name: &str, mut controller: impl Controller) 
 
 fn steps(criterion: &mut Criterion) {
     let size = Memory::new(4096).size;
-    let fixed = Fixed::new(1_000_000).expect("1 s is an interval");
+    let fixed = Fixed::new(Micros::SECOND).expect("1 s is an interval");
     step(criterion, "fixed", fixed);
     step(criterion, "seed", Seed::new(LevelTable::PATCH, size));
     step(
@@ -125,7 +128,7 @@ fn harvest(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 || {
                     memory.fill(occupancy);
-                    Ring::new(&memory, 0)
+                    Ring::new(&memory, Instant(0))
                 },
                 |ring| ring.harvest_without_reset(u32::MAX, |gfn| _ = black_box(gfn)),
                 BatchSize::PerIteration,
@@ -139,7 +142,7 @@ fn peek(criterion: &mut Criterion) {
     for entries in [4096, 65536] {
         let memory = Memory::new(entries);
         memory.fill(entries / 3);
-        let ring = Ring::new(&memory, 0);
+        let ring = Ring::new(&memory, Instant(0));
         criterion.bench_function(&format!("peek/occupancy, ring of {entries}"), |bencher| {
             bencher.iter(|| black_box(&ring).occupancy());
         });
@@ -149,19 +152,42 @@ fn peek(criterion: &mut Criterion) {
     }
 }
 
-/// What the deadline controller spends on each ring at each wake.
+/// One ring, of which nothing is ever taken.
+struct OneRing<'m>([Ring<&'m Memory>; 1]);
+
+impl<'m> Backend for OneRing<'m> {
+    type Memory = &'m Memory;
+    type Error = ();
+
+    fn rings(&self) -> &[Ring<&'m Memory>] {
+        &self.0
+    }
+    fn rings_mut(&mut self) -> &mut [Ring<&'m Memory>] {
+        &mut self.0
+    }
+    fn is_registered(&self, _gfn: &DirtyGfn) -> bool {
+        true
+    }
+    fn reset(&mut self) -> Result<u32, ()> {
+        Ok(0)
+    }
+    fn publish(&mut self, _pages: &[DirtyGfn]) {}
+}
+
+/// What the look at a ring and the deadline controller's plan for it cost at each wake.
 fn look(criterion: &mut Criterion) {
     for (name, share) in [("far from full", 8), ("half full", 2)] {
         let memory = Memory::new(4096);
         memory.fill(memory.size.soft_limit() / share);
-        let mut ring = Ring::new(&memory, 0);
+        let rings = OneRing([Ring::new(&memory, Instant(0))]);
+        let mut collector: Collector<_> = Collector::new(rings);
         let mut deadline = Policy::deadline(memory.size);
-        let mut now_us = 0;
+        let mut now = Instant(0);
         criterion.bench_function(&format!("look/{name}"), |bencher| {
             bencher.iter(|| {
-                now_us += 100;
-                deadline.on_wake(now_us, Wakes::TIMER);
-                deadline.wants(black_box(&mut ring))
+                now = now + Micros(100);
+                black_box(&mut collector)
+                    .begin_pass(now, Scope::Planned, |rings| deadline.plan(now, rings));
             });
         });
     }

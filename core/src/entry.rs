@@ -11,7 +11,7 @@ bitflags! {
     /// [`RESET`](Self::RESET), and KVM's reset makes the word 0 again.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct EntryFlags: u32 {
-        /// The entry holds a dirty page that nobody harvested yet.
+        /// The entry holds a dirty page that was not harvested yet.
         const DIRTY = 1 << 0;
         /// The entry was harvested and waits for KVM's reset.
         const RESET = 1 << 1;

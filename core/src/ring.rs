@@ -22,7 +22,7 @@ pub const OVERRUN_EXITS: u32 = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RingStats {
-    /// Entries harvested, whoever asked for it.
+    /// Entries harvested, on all paths.
     pub harvested: u64,
     /// Harvests that took at least one entry; one that takes several batches counts once.
     pub harvests: u64,
@@ -199,6 +199,7 @@ impl<M: EntryMemory> Ring<M> {
             let recurrence = self.growth.recurrence_mut();
             recurrence.harvested(since_followed, last, soft_limit);
             self.stats.harvested = self.stats.harvested.saturating_add(taken.into());
+            self.stats.peak_occupancy = self.stats.peak_occupancy.max(taken);
             self.taken_since_pass = self.taken_since_pass.saturating_add(taken);
             self.at_ring_full = AtRingFull {
                 is_served: false,
@@ -300,7 +301,7 @@ impl<M: EntryMemory> Ring<M> {
         self.growth.ring_full(now);
     }
 
-    /// A pass or a drain begins to take its entries; see [`Growth::plateau`].
+    /// A pass or a drain begins to take its entries.
     pub(crate) fn note_taken(&mut self, now: Instant, on_request: bool) {
         self.growth.taken(now, on_request);
     }

@@ -9,7 +9,7 @@ use crate::entry::{DirtyGfn, SlotId};
 /// Slots, by number, with their sizes; at most `N` of them.
 ///
 /// A ring is memory that a guest's host kernel writes and a bug may corrupt: an entry is checked
-/// against this table before anyone follows it.
+/// against this table before it is followed.
 #[derive(Clone, Debug, Default)]
 pub struct SlotTable<const N: usize> {
     slots: Vec<(SlotId, u64), N>,

@@ -166,7 +166,9 @@ pub(crate) struct Kvm {
 impl Kvm {
     pub(crate) fn new(rings: usize, size: RingSize) -> Self {
         Self {
-            rings: (0..rings).map(|_| Ring::new(Cells::new(size), Instant(0))).collect(),
+            rings: (0..rings)
+                .map(|_| Ring::new(Cells::new(size), Instant(0)))
+                .collect(),
             weather: VecDeque::new(),
             resets: 0,
             published: Vec::new(),

@@ -1,5 +1,6 @@
 //! Failures of the command, and their exit codes.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,6 +33,17 @@ impl Failure {
         warn(self);
         ExitCode::from(self.code())
     }
+}
+
+/// Returns an error's message, followed by those of its sources.
+pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// Prints a line on stderr, best effort: a closed stderr doesn't fail the command.

@@ -12,7 +12,7 @@ use dirty_ring::core::time::Micros;
 use serde::Serialize;
 
 use super::args::ReplayArguments;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::output;
 use super::policy::PolicyName;
 use super::trace::{Pass, TraceReader, default_size, reason_names};
@@ -30,7 +30,7 @@ struct Line {
 /// Replays a trace.
 pub(crate) fn replay(arguments: &ReplayArguments) -> Result<(), Failure> {
     let size =
-        default_size(arguments.ring_entries).map_err(|error| Failure::Usage(error.to_string()))?;
+        default_size(arguments.ring_entries).map_err(|error| Failure::Usage(failure::describe(&error)))?;
     // Wrong arguments are reported before the trace is opened.
     controller(arguments.policy, size)?;
     let (name, input) = open(&arguments.file)?;

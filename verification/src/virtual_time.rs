@@ -378,10 +378,7 @@ impl<const BATCH: usize> Drive<BATCH> {
         if kick.is_some() {
             self.shared.doorbell().kick();
         }
-        self.world
-            .reacting
-            .borrow_mut()
-            .clone_from(&round.reacting);
+        self.world.reacting.borrow_mut().clone_from(&round.reacting);
         self.world.react(late);
         assert_eq!(self.turn(), Turn::Again, "it doesn't wake");
         self.world.react(before_look);

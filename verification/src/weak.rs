@@ -102,7 +102,10 @@ impl Park for RelaxedTokenPark {
     fn park_until(&self, _until: Instant) -> Parked {
         // In a model with one `unpark`, a second sleep has no end.
         while self.0.token.swap(0, Ordering::Relaxed) == 0 {
-            assert!(!self.0.woken.get(), "asleep without end: a wake-up was lost");
+            assert!(
+                !self.0.woken.get(),
+                "asleep without end: a wake-up was lost"
+            );
             yield_now();
         }
         self.0.woken.set(true);

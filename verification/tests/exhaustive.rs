@@ -6,13 +6,14 @@ use dirty_ring_core::controller::{
 };
 use dirty_ring_core::doorbell::Wakes;
 use dirty_ring_core::size::{PML_ENTRIES, RingSize};
+use dirty_ring_core::time::Micros;
 use dirty_ring_verification::reference_levels::{
     LadderInput, LadderRules, Move, Place, SEED_WAITS_US, seed_step, seed_wanted,
     seed_wanted_by_float, seed_wanted_by_single_float,
 };
 
 /// The decision that belongs to a place and a move.
-fn decision(place: Place, moved: Move, ring_full: bool, wait_us: u64) -> Decision {
+fn decision(place: Place, moved: Move, ring_full: bool, wait: Micros) -> Decision {
     let mut reasons = match moved {
         Move::Faster => Reasons::FASTER,
         Move::Slower => Reasons::SLOWER,
@@ -22,7 +23,7 @@ fn decision(place: Place, moved: Move, ring_full: bool, wait_us: u64) -> Decisio
     };
     reasons.set(Reasons::RING_FULL, ring_full);
     Decision {
-        wait_us,
+        wait,
         level: Some(RunLevel::from_number(place.level)),
         reasons,
     }
@@ -65,19 +66,19 @@ fn seed_does_what_the_patch_means_from_every_state_on_every_input() {
                     seed.restore(&state(from)).unwrap();
                     let wanted = seed_wanted(harvested, entries);
                     let (to, moved) = seed_step(from, ring_fulls != 0, wanted);
-                    let wait_us = SEED_WAITS_US[usize::from(to.level)];
-                    let expected = decision(to, moved, ring_fulls != 0, wait_us);
+                    let wait = Micros(SEED_WAITS_US[usize::from(to.level)]);
+                    let expected = decision(to, moved, ring_fulls != 0, wait);
                     let context = (from, ring_fulls, harvested);
                     // What the rules don't name must not matter.
                     let measurement = Measurement {
-                        elapsed_us: u64::from(checked),
+                        elapsed: Micros(u64::from(checked)),
                         harvested,
                         ring_full_harvested: u64::from(checked) << 16,
                         fullest: checked,
                         ring_fulls,
                         wakes: Wakes::from_bits_truncate(checked as u8),
-                        late_us: u64::from(checked) << 3,
-                        took_us: u64::from(checked) << 5,
+                        late: Micros(u64::from(checked) << 3),
+                        took: Micros(u64::from(checked) << 5),
                     };
                     assert_eq!(seed.on_reaped(&measurement), expected, "{context:?}");
                     assert_eq!(seed.state(), state(to), "{context:?}");
@@ -166,18 +167,18 @@ fn ladder_keeps_its_rules_from_every_state_on_every_input() {
                             ring_fulls,
                         };
                         let (to, moved) = rules.step(from, &input);
-                        let wait_us = rules.waits_us[usize::from(to.level)].into();
-                        let expected = decision(to, moved, ring_fulls != 0, wait_us);
+                        let wait = Micros(rules.waits_us[usize::from(to.level)].into());
+                        let expected = decision(to, moved, ring_fulls != 0, wait);
                         // What the rules don't name must not matter.
                         let measurement = Measurement {
-                            elapsed_us,
+                            elapsed: Micros(elapsed_us),
                             harvested: u64::from(checked),
                             ring_full_harvested: u64::from(checked) << 16,
                             fullest,
                             ring_fulls,
                             wakes: Wakes::from_bits_truncate(checked as u8),
-                            late_us: u64::from(checked) << 3,
-                            took_us: u64::from(checked) << 5,
+                            late: Micros(u64::from(checked) << 3),
+                            took: Micros(u64::from(checked) << 5),
                         };
                         let context = (rules, from, input);
                         assert_eq!(ladder.on_reaped(&measurement), expected, "{context:?}");

@@ -6,13 +6,14 @@ use std::rc::Rc;
 
 use dirty_ring_core::doorbell::{Doorbell, Seen, Wakes};
 use dirty_ring_core::sync::SharedWord;
+use dirty_ring_core::time::Instant;
 use dirty_ring_verification::explore::{Model, Reached};
 use dirty_ring_verification::loom_sync::{LoomPark, LoomWord, ModelPark};
 use dirty_ring_verification::weak::{LoadThenStoreWord, NoTokenPark, RelaxedTokenPark, TakingWord};
 use loom::thread;
 
 /// A deadline that never comes.
-const NEVER_US: u64 = u64::MAX;
+const NEVER: Instant = Instant::MAX;
 
 const W1: Model = Model {
     name: "w1",
@@ -31,7 +32,7 @@ fn a_kick_ends_the_wait<P: ModelPark>(reached: &Reached) {
     let slept_at_kick = Rc::new(Cell::new(false));
     let sleeper = thread::spawn({
         let doorbell = Rc::clone(&doorbell);
-        move || doorbell.wait(&mut Seen::default(), NEVER_US)
+        move || doorbell.wait(&mut Seen::default(), NEVER)
     });
     let kicker = thread::spawn({
         let (park, slept_at_kick) = (park.clone(), Rc::clone(&slept_at_kick));
@@ -84,10 +85,10 @@ fn timer_and_kick_make_one_step<P: ModelPark>(reached: &Reached) {
         let (doorbell, reached) = (Rc::clone(&doorbell), reached.clone());
         move || {
             let mut seen = Seen::default();
-            let wakes = doorbell.wait(&mut seen, 1);
+            let wakes = doorbell.wait(&mut seen, Instant(1));
             if wakes == Wakes::TIMER {
                 reached.note("the timer alone");
-                assert_eq!(doorbell.wait(&mut seen, NEVER_US), Wakes::KICK);
+                assert_eq!(doorbell.wait(&mut seen, NEVER), Wakes::KICK);
             } else if wakes == Wakes::KICK {
                 reached.note("the kick alone");
             } else {
@@ -99,7 +100,7 @@ fn timer_and_kick_make_one_step<P: ModelPark>(reached: &Reached) {
         }
     });
     let kicker = thread::spawn(move || doorbell.kick());
-    let timer = thread::spawn(move || park.pass_time_until(1));
+    let timer = thread::spawn(move || park.pass_time_until(Instant(1)));
     for thread in [sleeper, kicker, timer] {
         thread.join().unwrap();
     }
@@ -129,7 +130,7 @@ fn kicks_coalesce_but_are_counted<W: SharedWord + 'static>(reached: &Reached) {
         move || {
             let (mut seen, mut wake_ups) = (Seen::default(), 0);
             loop {
-                let wakes = doorbell.wait(&mut seen, NEVER_US);
+                let wakes = doorbell.wait(&mut seen, NEVER);
                 wake_ups += u32::from(wakes.contains(Wakes::KICK));
                 if wakes.contains(Wakes::STOP) {
                     // Whatever rang before the stop is in this look or in an earlier one.
@@ -180,10 +181,10 @@ fn a_kick_after_stop_hides_nothing<W: SharedWord + 'static>(reached: &Reached) {
         let (doorbell, stopped) = (Rc::clone(&doorbell), Rc::clone(&stopped));
         move || {
             let mut seen = Seen::default();
-            let first = doorbell.wait(&mut seen, NEVER_US);
+            let first = doorbell.wait(&mut seen, NEVER);
             stopped.set(first.contains(Wakes::STOP));
             for _ in 0..2 {
-                let wakes = doorbell.wait(&mut seen, NEVER_US);
+                let wakes = doorbell.wait(&mut seen, NEVER);
                 assert!(wakes.contains(Wakes::STOP), "the stop was forgotten");
             }
         }

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use dirty_ring_core::ring::Ring;
+use dirty_ring_core::time::Instant;
 use dirty_ring_verification::explore::{Model, Reached};
 use dirty_ring_verification::loom_kvm::{
     Access, KvmRing, LoomMemory, NoStore, OrInsteadOfStore, RelaxedLoad, RelaxedStore, Sound,
@@ -40,7 +41,7 @@ fn entries_pass_through_a_ring<A: Access>(reached: &Reached) {
     let harvester = thread::spawn({
         let (kvm, reached) = (Rc::clone(&kvm), reached.clone());
         move || {
-            let mut ring = Ring::new(LoomMemory::<A>::of(&kvm), 0);
+            let mut ring = Ring::new(LoomMemory::<A>::of(&kvm), Instant(0));
             let mut taken = 0;
             while taken < ENTRIES {
                 thread::yield_now();
@@ -88,7 +89,7 @@ fn h2_negative_control_or_instead_of_store() {
 }
 
 #[test]
-fn h3_negative_control_an_entry_is_not_answered() {
+fn h3_negative_control_an_entry_is_not_marked() {
     RING.must_fail(
         "taken twice or out of order",
         entries_pass_through_a_ring::<NoStore>,

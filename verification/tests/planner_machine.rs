@@ -1,20 +1,22 @@
-//! The reaper machine against a second opinion, on whatever a driver may report in whatever order,
+//! The planner against a second opinion, on whatever a driver may report in whatever order,
 //! fitting or not; and a driver that keeps to the rules always comes to the end.
 
-use dirty_ring_core::collector::{Harvested, PassTally};
+use dirty_ring_core::collector::{Collector, PassRings, PassTally, Scope};
 use dirty_ring_core::controller::{Controller, Decision, Measurement, Reasons, StateError};
 use dirty_ring_core::doorbell::Wakes;
-use dirty_ring_core::handoff::{ReaperHarvest, ReaperReset};
-use dirty_ring_core::reaper::{Action, Reaper};
-use dirty_ring_verification::reference_reaper::ReferenceReaper;
+use dirty_ring_core::entry::EntryMemory;
+use dirty_ring_core::planner::{Action, PassRecord, Planner};
+use dirty_ring_core::time::{Instant, Micros};
+use dirty_ring_verification::reference_planner::ReferencePlanner;
+use dirty_ring_verification::sim::SimVm;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// Answers waits in turn and remembers what it was told.
 #[derive(Clone, Debug)]
 struct Script {
-    waits_us: Vec<u64>,
-    woken: Vec<(u64, Wakes)>,
+    waits: Vec<Micros>,
+    planned: Vec<Instant>,
     told: Vec<Measurement>,
 }
 
@@ -23,13 +25,13 @@ impl Controller for Script {
 
     fn current(&self) -> Decision {
         Decision {
-            wait_us: self.waits_us[self.told.len() % self.waits_us.len()],
+            wait: self.waits[self.told.len() % self.waits.len()],
             level: None,
             reasons: Reasons::KEEP,
         }
     }
-    fn on_wake(&mut self, now_us: u64, wakes: Wakes) {
-        self.woken.push((now_us, wakes));
+    fn plan<M: EntryMemory>(&mut self, now: Instant, _rings: &mut PassRings<'_, M>) {
+        self.planned.push(now);
     }
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision {
         self.told.push(*measurement);
@@ -45,13 +47,12 @@ impl Controller for Script {
 enum Event {
     Start,
     Wake(Wakes),
-    Harvested(ReaperHarvest),
-    Reset(ReaperReset),
+    Plan,
+    Reaped(PassTally),
     /// The report that the present action asks for.
     Fitting {
         wakes: Wakes,
-        harvest: ReaperHarvest,
-        settled: bool,
+        tally: PassTally,
     },
 }
 
@@ -62,114 +63,108 @@ fn wakes() -> impl Strategy<Value = Wakes> {
     ]
 }
 
-fn harvest() -> impl Strategy<Value = ReaperHarvest> {
+fn tally() -> impl Strategy<Value = PassTally> {
     let ring_fulls = prop_oneof![0u32..5, any::<u32>(), Just(u32::MAX)];
-    (any::<u32>(), any::<bool>(), any::<[u32; 3]>(), ring_fulls).prop_map(
-        |(entries, more, [harvested, ring_full_harvested, fullest], ring_fulls)| ReaperHarvest {
-            harvested: Harvested {
-                entries,
-                more,
-                tally: PassTally {
-                    harvested: harvested.into(),
-                    ring_full_harvested: ring_full_harvested.into(),
-                    fullest,
-                },
-            },
+    (any::<[u64; 2]>(), any::<u32>(), ring_fulls).prop_map(
+        |([harvested, ring_full_harvested], fullest, ring_fulls)| PassTally {
+            harvested,
+            ring_full_harvested,
+            fullest,
             ring_fulls,
         },
     )
 }
 
-/// Time since the last event: none, some, much, or back.
-fn elapsed() -> impl Strategy<Value = i64> {
+/// Microseconds since the last event: none, some, many, or back.
+fn elapsed_us() -> impl Strategy<Value = i64> {
     prop_oneof![Just(0i64), 0i64..200, 0i64..2_000_000, -50i64..0]
 }
 
+fn after(now: Instant, elapsed_us: i64) -> Instant {
+    Instant(now.0.saturating_add_signed(elapsed_us))
+}
+
 fn event() -> impl Strategy<Value = Event> {
-    let reset = |settled| ReaperReset {
-        entries: 7,
-        settled,
-    };
     prop_oneof![
         1 => Just(Event::Start),
         3 => wakes().prop_map(Event::Wake),
-        1 => harvest().prop_map(Event::Harvested),
-        1 => any::<bool>().prop_map(move |settled| Event::Reset(reset(settled))),
-        8 => (wakes(), harvest(), prop::bool::weighted(0.8)).prop_map(
-            |(wakes, harvest, settled)| Event::Fitting { wakes, harvest, settled }
-        ),
+        2 => Just(Event::Plan),
+        1 => tally().prop_map(Event::Reaped),
+        6 => (wakes(), tally()).prop_map(|(wakes, tally)| Event::Fitting { wakes, tally }),
     ]
 }
 
-type Machine = Reaper<Script, 4>;
+type Machine = Planner<Script, 4>;
 
 /// Tells both of `event`; returns what the machine answered, if it was told.
 fn tell(
     machine: &mut Machine,
-    reference: &mut ReferenceReaper,
+    reference: &mut ReferencePlanner,
     event: &Event,
-    now_us: u64,
+    now: Instant,
 ) -> Option<Action> {
-    Some(match *event {
+    Some(match event {
         Event::Start => {
-            reference.start(now_us);
-            machine.start(now_us)
+            reference.start(now);
+            machine.start(now)
         }
         Event::Wake(wakes) => {
-            reference.wake(now_us, wakes);
-            machine.on_wake(now_us, wakes)
+            reference.wake(now, *wakes);
+            machine.on_wake(now, *wakes)
         }
-        Event::Harvested(harvest) => {
-            let Harvested { tally, more, .. } = harvest.harvested;
-            reference.harvested(tally, more, harvest.ring_fulls);
-            machine.on_harvested(&harvest)
+        Event::Plan => {
+            reference.plan(now);
+            // Only a collector has the rings of a pass.
+            let mut collector = Collector::<_, 1>::new(SimVm::new(&[]).0);
+            collector.begin_pass(now, Scope::All, |rings| machine.plan(now, rings));
+            return None;
         }
-        Event::Reset(reset) => {
-            reference.reset(now_us, reset.settled);
-            machine.on_reset(now_us, &reset)
+        Event::Reaped(tally) => {
+            reference.reaped(now, tally);
+            machine.on_reaped(now, tally)
         }
-        Event::Fitting {
-            wakes,
-            harvest,
-            settled,
-        } => {
+        Event::Fitting { wakes, tally } => {
             let fitting = match machine.action() {
-                Action::Wait { .. } => Event::Wake(wakes),
-                Action::Harvest { .. } => Event::Harvested(harvest),
-                Action::Reset => Event::Reset(ReaperReset {
-                    entries: 1,
-                    settled,
-                }),
+                Action::Wait { .. } => Event::Wake(*wakes),
+                Action::Reap { .. } => Event::Reaped(*tally),
                 Action::Done => return None,
             };
-            return tell(machine, reference, &fitting, now_us);
+            return tell(machine, reference, &fitting, now);
         }
     })
 }
 
-fn check(machine: &Machine, reference: &ReferenceReaper) {
+fn check(machine: &Machine, reference: &ReferencePlanner) {
     assert_eq!(machine.action(), reference.action());
-    assert_eq!(machine.phase(), reference.state());
-    assert_eq!(machine.iterations(), reference.passes().len() as u64);
-    assert_eq!(machine.controller().told, reference.passes());
-    assert_eq!(machine.controller().woken, reference.begun());
-    let steps: Vec<_> = machine.history().collect();
-    let remembered = reference.passes().len().min(4);
-    assert_eq!(steps.len(), remembered);
-    for (step, pass) in steps.iter().rev().zip(reference.passes().iter().rev()) {
-        assert_eq!(step.measurement, *pass);
+    assert_eq!(machine.phase(), reference.phase());
+    assert_eq!(machine.passes(), reference.passes().len() as u64);
+    assert_eq!(machine.state().passes, machine.passes());
+    assert_eq!(machine.controller().planned, reference.plans());
+    let told = reference.passes().iter().map(|(measurement, _)| measurement);
+    assert!(machine.controller().told.iter().eq(told));
+    let records: Vec<&PassRecord> = machine.history().collect();
+    assert_eq!(records.len(), reference.passes().len().min(4));
+    let numbered = (1..).zip(reference.passes());
+    for (record, (number, (measurement, now))) in
+        records.iter().rev().zip(numbered.collect::<Vec<_>>().iter().rev())
+    {
+        assert_eq!(record.number, *number);
+        assert_eq!((record.measurement, record.now), (*measurement, *now));
     }
-    let last = machine.last_step().map(|step| step.iteration);
-    assert_eq!(last.unwrap_or(0), machine.iterations());
+    assert_eq!(machine.last_pass(), records.last().copied());
+    if let Some(last) = machine.last_pass() {
+        assert_eq!(last.decision.wait, reference.wait(), "the wait that is recorded");
+    }
 }
 
-fn pair(waits_us: Vec<u64>) -> (Machine, ReferenceReaper) {
+fn pair(waits_us: Vec<u64>) -> (Machine, ReferencePlanner) {
+    let waits: Vec<_> = waits_us.into_iter().map(Micros).collect();
     let script = Script {
-        waits_us: waits_us.clone(),
-        woken: Vec::new(),
+        waits: waits.clone(),
+        planned: Vec::new(),
         told: Vec::new(),
     };
-    (Reaper::new(script), ReferenceReaper::new(waits_us))
+    (Planner::new(script), ReferencePlanner::new(waits))
 }
 
 proptest! {
@@ -183,15 +178,15 @@ proptest! {
     fn the_machine_keeps_its_rules_whatever_it_is_told(
         waits_us in vec(prop_oneof![1u64..300, Just(1_000_000), Just(u64::MAX)], 1..4),
         begin_us in prop_oneof![Just(0), 0u64..1000, Just(u64::MAX - 1000)],
-        events in vec((elapsed(), event()), 0..80),
+        events in vec((elapsed_us(), event()), 0..80),
     ) {
         let (mut machine, mut reference) = pair(waits_us);
-        let mut now_us = begin_us;
+        let mut now = Instant(begin_us);
         check(&machine, &reference);
-        tell(&mut machine, &mut reference, &Event::Start, now_us);
+        tell(&mut machine, &mut reference, &Event::Start, now);
         for (elapsed_us, event) in events {
-            now_us = now_us.saturating_add_signed(elapsed_us);
-            if let Some(answer) = tell(&mut machine, &mut reference, &event, now_us) {
+            now = after(now, elapsed_us);
+            if let Some(answer) = tell(&mut machine, &mut reference, &event, now) {
                 assert_eq!(answer, machine.action());
             }
             check(&machine, &reference);
@@ -200,33 +195,31 @@ proptest! {
 
     #[test]
     fn a_stop_at_any_time_ends_after_a_whole_pass_that_began_after_it(
-        before in vec((elapsed(), event()), 0..40),
-        rest in vec((harvest(), any::<bool>()), 100),
+        before in vec((elapsed_us(), event()), 0..40),
+        tallies in vec(tally(), 2),
     ) {
         let (mut machine, mut reference) = pair(vec![100]);
-        let mut now_us = 1_000;
-        tell(&mut machine, &mut reference, &Event::Start, now_us);
+        let mut now = Instant(1_000);
+        tell(&mut machine, &mut reference, &Event::Start, now);
         for (elapsed_us, event) in before {
-            now_us = now_us.saturating_add_signed(elapsed_us);
-            tell(&mut machine, &mut reference, &event, now_us);
+            now = after(now, elapsed_us);
+            tell(&mut machine, &mut reference, &event, now);
         }
         if machine.action() != Action::Done {
-            let _ = machine.on_wake(now_us, Wakes::STOP);
-            for (mut harvest, settled) in rest {
-                // The batch is full now and then, but not for ever.
-                harvest.harvested.more &= harvest.harvested.entries.is_multiple_of(3);
-                let _ = match machine.action() {
-                    Action::Harvest { .. } => machine.on_harvested(&harvest),
-                    Action::Reset => {
-                        machine.on_reset(now_us, &ReaperReset { entries: 0, settled })
+            let _ = machine.on_wake(now, Wakes::STOP);
+            // The pass in progress, and the one that begins after the stop.
+            for tally in &tallies {
+                match machine.action() {
+                    Action::Reap { .. } => {
+                        let _ = machine.on_reaped(now, tally);
                     }
                     Action::Wait { .. } => panic!("it waits although it was stopped"),
-                    Action::Done => break,
-                };
+                    Action::Done => {}
+                }
             }
             assert_eq!(machine.action(), Action::Done, "it never ends");
             // Only a pass that begins after the stop has it among its causes.
-            let last = machine.last_step().unwrap();
+            let last = machine.last_pass().unwrap();
             assert!(last.measurement.wakes.contains(Wakes::STOP));
         }
     }

@@ -4,12 +4,13 @@
 use dirty_ring_core::collector::DEFAULT_BATCH;
 use dirty_ring_core::controller::{Deadline, DeadlineConfig};
 use dirty_ring_core::size::{PML_ENTRIES, RingSize};
-use dirty_ring_verification::virtual_time::{Activity, Drive, Setup, Turn, longest_latency_us};
+use dirty_ring_core::time::{Instant, Micros};
+use dirty_ring_verification::virtual_time::{Activity, Drive, Round, Setup, longest_latency};
 use proptest::prelude::*;
 
 /// Pages that one case simulates at most: what bounds the time that it takes.
 const MOST_PAGES: u64 = 150_000;
-const MOST_TURNS: usize = 300;
+const MOST_ROUNDS: usize = 300;
 
 fn sizes() -> impl Strategy<Value = RingSize> {
     (8u32..=16, any::<bool>()).prop_filter_map("all reserve", |(power, pml)| {
@@ -23,11 +24,11 @@ struct Case {
     size: RingSize,
     rings: usize,
     rate_per_s: u64,
-    latency_us: u64,
-    freshness_us: u64,
+    latency: Micros,
+    freshness: Micros,
     /// Working sets in eighths of the soft limit; 8 and more stream.
     working_sets: Vec<u64>,
-    turns: Vec<(u8, u64, [Activity; 3], Option<u64>)>,
+    rounds: Vec<(u8, u64, [Activity; 3], Option<Micros>)>,
 }
 
 fn activity() -> impl Strategy<Value = Activity> {
@@ -42,7 +43,7 @@ prop_compose! {
     fn cases()(
         size in sizes(),
         rings in 1usize..=8,
-        rate in 10f64..22.0,
+        bearable in 4f64..=10.0,
         share in prop_oneof![Just(8u64), 0u64..=8],
         freshness_us in prop_oneof![Just(1_000_000u64), 50_000u64..200_000],
         working_sets in proptest::collection::vec(1u64..12, 8),

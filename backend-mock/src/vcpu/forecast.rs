@@ -46,7 +46,7 @@ impl Vcpu {
         self.limited(end_ps)
     }
 
-    /// Faults until the ring is full or holds an entry that nobody foresees.
+    /// Faults until the ring is full or holds an entry that can't be foreseen.
     fn faults_left(&self, ring: &KernelRing) -> u32 {
         let garbage = self.garbage.as_ref().map_or(u32::MAX, |g| g.left);
         ring.headroom().min(garbage)

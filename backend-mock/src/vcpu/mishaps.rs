@@ -66,7 +66,7 @@ impl Vcpu {
     }
 
     /// Logs page after page, whether they are protected or not, past the soft limit and past the
-    /// ring's end; only then does anyone look at the limit.
+    /// ring's end; only then is the limit looked at.
     pub(super) fn overrun_ring(&mut self, entries_beyond: u32, at_ps: u64, ring: &mut KernelRing) {
         self.overrun = None;
         self.faulting = false;

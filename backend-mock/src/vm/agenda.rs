@@ -1,9 +1,9 @@
-//! When the vCPUs need somebody.
+//! When the vCPUs need attention.
 
 use super::Vm;
 use crate::cost::ps;
 
-/// A time before which a vCPU needs nobody.
+/// A time before which a vCPU needs no attention.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     at_ps: u64,
@@ -22,7 +22,7 @@ impl Forecast {
 }
 
 impl Vm {
-    /// The next vCPU that needs somebody before `before_ps`, and when: it asks to be let in again
+    /// The next vCPU that needs attention before `before_ps`, and when: it asks to be let in again
     /// (its [`state`](Self::state) says so), or has to be simulated up to then to know more.
     pub(crate) fn next_stop(&mut self, before_ps: u64) -> Option<(u64, usize)> {
         let before_ps = before_ps.min(self.end_ps);

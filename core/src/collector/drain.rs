@@ -71,7 +71,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 drain.left = Some(left);
                 return false;
             }
-            // Where less was found than the look saw, somebody else has taken the rest.
+            // Where less was found than the look saw, another caller has taken the rest.
             *drain = Drain {
                 ring: drain.ring.saturating_add(1),
                 left: None,

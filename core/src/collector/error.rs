@@ -8,7 +8,7 @@ use core::fmt;
 pub enum CollectError<E> {
     /// The backend's reset failed.
     Reset(E),
-    /// KVM reset more entries than were harvested: somebody else harvests these rings.
+    /// KVM reset more entries than were harvested: another program or reaper harvests these rings.
     ForeignReset {
         /// Entries that KVM reset.
         reset: u32,
@@ -20,7 +20,7 @@ pub enum CollectError<E> {
         /// Entries waiting.
         outstanding: u64,
     },
-    /// A vCPU leaves with ring-full for ever and there is nothing to harvest or to reset: KVM's
+    /// A vCPU leaves with ring-full again and again and there is nothing to harvest or to reset: KVM's
     /// indices have passed the entries.
     Overrun {
         /// The vCPU's index.
@@ -35,14 +35,14 @@ pub enum CollectError<E> {
     },
 }
 
-impl<E: fmt::Display> fmt::Display for CollectError<E> {
+impl<E> fmt::Display for CollectError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reset(error) => write!(f, "resetting the dirty rings failed: {error}"),
+            Self::Reset(_) => f.write_str("resetting the dirty rings failed"),
             Self::ForeignReset { reset, outstanding } => write!(
                 f,
-                "KVM reset {reset} ring entries but only {outstanding} were harvested: somebody \
-                 else harvests this VM's dirty rings, stop them"
+                "KVM reset {reset} ring entries but only {outstanding} were harvested: \
+                 something else harvests this VM's dirty rings, stop it"
             ),
             Self::Stalled { outstanding } => write!(
                 f,
@@ -62,4 +62,11 @@ impl<E: fmt::Display> fmt::Display for CollectError<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> core::error::Error for CollectError<E> {}
+impl<E: core::error::Error + 'static> core::error::Error for CollectError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Reset(error) => Some(error),
+            _ => None,
+        }
+    }
+}

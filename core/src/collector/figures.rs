@@ -7,7 +7,7 @@ pub struct PassTally {
     pub harvested: u64,
     /// Entries that the ring-full path harvested since the last pass ended, all rings.
     pub ring_full_harvested: u64,
-    /// The most entries that one ring gave since the last pass ended, whoever took them.
+    /// The most entries that one ring gave since the last pass ended, by whatever path.
     pub fullest: u32,
     /// Ring-full exits since the last pass ended, all rings.
     pub ring_fulls: u32,
@@ -33,7 +33,7 @@ pub struct Totals {
     pub entries_reset: u64,
     /// Pages published.
     pub published: u64,
-    /// Looks at a ring at the beginning of a pass.
+    /// Looks at a ring that a plan was made from; passes of controllers that don't plan have none.
     pub peeks: u64,
 }
 
@@ -51,7 +51,7 @@ impl Totals {
         peeks: 0,
     };
 
-    /// Returns the entries harvested by anyone.
+    /// Returns the entries harvested on all paths.
     pub const fn harvested(&self) -> u64 {
         self.reaper_harvested
             .saturating_add(self.ring_full_harvested)

@@ -19,7 +19,7 @@ pub enum Scope {
     /// Those that the controller's plan doesn't leave alone.
     #[default]
     Planned,
-    /// All of them: somebody asked for every page.
+    /// All of them: every page was asked for.
     All,
 }
 
@@ -66,6 +66,8 @@ pub struct PassRings<'p, M> {
     rings: &'p [Ring<M>],
     scope: Scope,
     left_alone: &'p mut [u64; WORDS],
+    /// The plan read the rings.
+    was_read: bool,
 }
 
 /// One ring, as a controller sees it.
@@ -94,6 +96,7 @@ impl<'p, M: EntryMemory> PassRings<'p, M> {
             rings,
             scope: pass.scope,
             left_alone: &mut pass.left_alone,
+            was_read: false,
         });
         for (ring, told) in told.iter_mut().enumerate() {
             *told = pass.is_left_alone(ring);
@@ -116,7 +119,8 @@ impl<'p, M: EntryMemory> PassRings<'p, M> {
     }
 
     /// Returns ring `ring`.
-    pub fn get(&self, ring: usize) -> Option<RingView<'p>> {
+    pub fn get(&mut self, ring: usize) -> Option<RingView<'p>> {
+        self.was_read = true;
         self.rings.get(ring).map(|ring| RingView {
             size: ring.size(),
             occupancy: ring.occupancy_seen(),
@@ -163,13 +167,16 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         for ring in self.backend.rings_mut() {
             ring.look(now);
         }
-        let rings = self.backend.rings();
-        add(&mut self.totals.peeks, rings.len() as u64);
-        plan(&mut PassRings {
-            rings,
+        let mut rings = PassRings {
+            rings: self.backend.rings(),
             scope,
             left_alone: &mut self.pass.left_alone,
-        });
+            was_read: false,
+        };
+        plan(&mut rings);
+        if rings.was_read {
+            add(&mut self.totals.peeks, rings.rings.len() as u64);
+        }
     }
 
     /// Takes one batch of the pass: harvests, resets, publishes. A pass takes no more from a ring

@@ -10,9 +10,11 @@ use std::string::ToString;
 use std::vec::Vec;
 
 use super::*;
+use crate::controller::StateError;
 use crate::entry::SlotId;
 use crate::ring::Ring;
 use crate::testing::{Kvm, RESET_FAILS, SLOT_PAGES, Weather, collector, page, ring_size};
+use crate::time::Instant;
 
 /// Begins a pass that takes every ring, and harvests its first batch.
 fn begin<const BATCH: usize>(collector: &mut Collector<Kvm, BATCH>, now: Instant) -> (u32, bool) {
@@ -131,6 +133,18 @@ fn a_reset_that_fails_keeps_the_pages_for_the_next() {
 }
 
 #[test]
+fn the_error_of_the_backend_is_the_source_of_the_collectors() {
+    use core::error::Error;
+
+    let failed = CollectError::Reset(StateError::OutOfRange);
+    assert_eq!(failed.to_string(), "resetting the dirty rings failed");
+    let source = failed.source().map(ToString::to_string);
+    assert_eq!(source, Some(StateError::OutOfRange.to_string()));
+    let stalled = CollectError::<StateError>::Stalled { outstanding: 1 };
+    assert!(stalled.source().is_none());
+}
+
+#[test]
 fn more_reset_than_harvested_is_a_foreign_reset() {
     let mut collector = collector::<64>(1);
     collector.backend().memory(0).log_pages(0..5);
@@ -139,7 +153,7 @@ fn more_reset_than_harvested_is_a_foreign_reset() {
     let error = collector.settle().unwrap_err();
     let (reset, outstanding) = (6, 5);
     assert_eq!(error, CollectError::ForeignReset { reset, outstanding });
-    assert!(error.to_string().contains("somebody else harvests"));
+    assert!(error.to_string().contains("something else harvests"));
     assert_eq!(collector.backend().published, []);
 }
 
@@ -167,7 +181,11 @@ fn resets_that_never_do_anything_are_stalled_at_last() {
     assert_eq!(error, CollectError::Stalled { outstanding: 4 });
     assert!(error.to_string().contains("stop the VM"));
     assert_eq!(collector.settle(), Ok(true));
-    assert_eq!(collector.backend().published, [0, 1, 2, 3, 4], "none is lost");
+    assert_eq!(
+        collector.backend().published,
+        [0, 1, 2, 3, 4],
+        "none is lost"
+    );
 }
 
 #[test]

@@ -32,7 +32,9 @@ pub use fixed::{Fixed, FixedError};
 pub use halving::{Halving, HalvingConfig, HalvingError, HalvingState};
 pub use ladder::{Ladder, LadderTable, LadderTableError};
 pub use level::{LEVELS, LevelState, RunLevel, Waits, WaitsError};
-pub use policy::{Argument, Policy, PolicyError, PolicySpec, PolicyState, Registered};
+pub use policy::{
+    Argument, Policy, PolicyError, PolicyNames, PolicySpec, PolicyState, Registered,
+};
 pub use seed::{LevelTable, LevelTableError, Seed};
 
 use core::fmt;
@@ -53,7 +55,7 @@ pub struct Measurement {
     pub harvested: u64,
     /// Pages that the ring-full path took since the last pass, all rings.
     pub ring_full_harvested: u64,
-    /// The most entries that one ring gave since the last pass, whoever took them.
+    /// The most entries that one ring gave since the last pass, by whatever path.
     pub fullest: u32,
     /// Ring-fulls since the last pass.
     pub ring_fulls: u32,

@@ -71,20 +71,7 @@ pub enum PolicyError {
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => {
-                f.write_str("no such policy: choose ")?;
-                let mut separator = "";
-                for (name, argument) in Policy::NAMES {
-                    f.write_str(separator)?;
-                    separator = ", ";
-                    match argument {
-                        Argument::None => f.write_str(name)?,
-                        Argument::Optional => write!(f, "{name}, {name}:DURATION")?,
-                        Argument::Required => write!(f, "{name}:DURATION (as in {name}:1s)")?,
-                    }
-                }
-                Ok(())
-            }
+            Self::Unknown => write!(f, "no such policy: choose {PolicyNames}"),
             Self::NeedlessArgument { name } => {
                 write!(f, "{name} takes no argument: leave out what follows the colon")
             }
@@ -101,6 +88,26 @@ impl fmt::Display for PolicyError {
 }
 
 impl core::error::Error for PolicyError {}
+
+/// Prints the policies by name, with what may follow the name.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyNames;
+
+impl fmt::Display for PolicyNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (name, argument) in Policy::NAMES {
+            f.write_str(separator)?;
+            separator = ", ";
+            match argument {
+                Argument::None => f.write_str(name)?,
+                Argument::Optional => write!(f, "{name}[:DURATION]")?,
+                Argument::Required => write!(f, "{name}:DURATION (as in {name}:1s)")?,
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A policy by name, before it is known for which rings: parsed from `deadline` or `fixed:10ms`, and
 /// printed so.
@@ -261,7 +268,7 @@ macro_rules! policies {
     };
 }
 
-policies!(Deadline, Ladder, Seed, Halving, Fixed);
+policies!(Seed, Ladder, Halving, Deadline, Fixed);
 
 const _: () = assert!(size_of::<Policy>() <= 96, "a policy is a few words");
 

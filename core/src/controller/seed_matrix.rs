@@ -105,5 +105,8 @@ fn the_waits_of_the_seed_are_those_of_the_patch() {
         seed.restore(&LevelState { level, lows: 0 }).unwrap();
         seed.current().wait
     });
-    assert_eq!(waits, [1000, 500, 250, 125, 100, 80].map(Micros::from_millis));
+    assert_eq!(
+        waits,
+        [1000, 500, 250, 125, 100, 80].map(Micros::from_millis)
+    );
 }

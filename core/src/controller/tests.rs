@@ -201,7 +201,10 @@ fn halving_is_clamped_at_both_ends() {
     assert_eq!(from(980_001, 0), (1_000_000, Reasons::SLOWER));
     assert_eq!(from(1_000_000, 0), (1_000_000, Reasons::AT_SLOWEST));
     let start = Halving::new(HalvingConfig::REVIEW, SIZE).current();
-    assert_eq!((start.wait, start.reasons), (Micros::SECOND, Reasons::START));
+    assert_eq!(
+        (start.wait, start.reasons),
+        (Micros::SECOND, Reasons::START)
+    );
 }
 
 #[test]

@@ -41,7 +41,10 @@ fn a_stop_stays_set_and_a_kick_after_it_is_harmless() {
     doorbell.stop();
     assert_eq!(doorbell.wait(&mut seen, Instant(9)), Wakes::STOP);
     doorbell.kick();
-    assert_eq!(doorbell.wait(&mut seen, Instant(9)), Wakes::STOP | Wakes::KICK);
+    assert_eq!(
+        doorbell.wait(&mut seen, Instant(9)),
+        Wakes::STOP | Wakes::KICK
+    );
     doorbell.stop();
     assert_eq!(doorbell.wait(&mut seen, Instant(9)), Wakes::STOP);
     assert!(bed.sleeps.borrow().is_empty(), "no sleep after a stop");

@@ -7,8 +7,8 @@
 //! | question | answer |
 //! |---|---|
 //! | How fast may it fill? | [`peak_per_s`](Growth::peak_per_s), a maximum that fades |
-//! | How fast does it fill with what is new? | [`rate_per_s`](Growth::rate_per_s), and since when that has held: [`calm_since`](Growth::calm_since) |
-//! | Where does it stand still? | [`plateau`](Growth::plateau) |
+//! | How fast does it fill lately? | [`rate_per_s`](Growth::rate_per_s), and since when that has held: [`calm_since`](Growth::calm_since) |
+//! | Does it grow at all? | [`grown`](Growth::grown) |
 //! | Do its pages come round again within one ring? | [`recurrence`](Growth::recurrence) |
 //! | How long may its oldest entry have waited? | [`oldest_since`](Growth::oldest_since) |
 
@@ -22,8 +22,6 @@ use crate::time::{Instant, Micros};
 
 /// A look measures the peak over this share of the soft limit or more: less is noise.
 const MEASURABLE_PARTS: u32 = 8;
-/// A look measures the peak over this time or more: less is the noise of the clock's reader.
-const MEASURABLE: Micros = Micros(200);
 /// With each measurement the peak fades by so many parts: one odd measurement is forgotten within
 /// seconds of a storm, and a quiet guest forgets nothing.
 const PEAK_FADE_PARTS: u64 = 64;
@@ -31,8 +29,6 @@ const PEAK_FADE_PARTS: u64 = 64;
 const RATE_FADE_PARTS: u64 = 2;
 /// A rate that rose by more than this factor is a surprise.
 const SURPRISE: u64 = 2;
-/// A ring that hasn't grown for so long stands still. Longer than any page fault takes.
-const STILL: Micros = Micros(1_000);
 
 /// What is known of how one ring grows. Plain data: a copy of it is its saved state.
 #[derive(Clone, Debug)]
@@ -40,12 +36,11 @@ pub struct Growth {
     /// The last look, and KVM's free-running index then.
     looked: Instant,
     published: u32,
-    /// The last look that found it grown.
-    grew: Instant,
+    /// Entries that came between the last look and the one before.
+    grown: u32,
     peak_per_s: u64,
     rate_per_s: u64,
     calm_since: Instant,
-    plateau: u32,
     oldest_since: Instant,
     full: Option<Instant>,
     recurrence: Recurrence,
@@ -61,10 +56,6 @@ pub struct GrowthState {
     pub rate_per_s: u64,
     /// How long the rate has held.
     pub calm_for: Micros,
-    /// How long it has stood still.
-    pub still_for: Micros,
-    /// [`Growth::plateau`].
-    pub plateau: u32,
     /// How long its oldest entry may have waited.
     pub oldest_for: Micros,
     /// How long ago it was full, if it ever was.
@@ -79,11 +70,10 @@ impl Growth {
         Self {
             looked: now,
             published,
-            grew: now,
+            grown: 0,
             peak_per_s: 0,
             rate_per_s: 0,
             calm_since: now,
-            plateau: 0,
             oldest_since: now,
             full: None,
             recurrence: Recurrence::new(),
@@ -96,8 +86,6 @@ impl Growth {
         self.peak_per_s = state.peak_per_s;
         self.rate_per_s = state.rate_per_s;
         self.calm_since = now - state.calm_for;
-        self.grew = now - state.still_for;
-        self.plateau = state.plateau;
         self.oldest_since = now - state.oldest_for;
         self.full = state.full_for.map(|ago| now - ago);
         self.recurrence = state.recurrence;
@@ -109,8 +97,6 @@ impl Growth {
             peak_per_s: self.peak_per_s,
             rate_per_s: self.rate_per_s,
             calm_for: now - self.calm_since,
-            still_for: now - self.grew,
-            plateau: self.plateau,
             oldest_for: now - self.oldest_since,
             full_for: self.full.map(|full| now - full),
             recurrence: self.recurrence,
@@ -123,8 +109,8 @@ impl Growth {
         self.peak_per_s
     }
 
-    /// Returns the rate at which it has grown beyond its plateau lately, in pages per second: a
-    /// maximum that halves with each look that finds less.
+    /// Returns the rate at which it has grown lately, in pages per second: a maximum that halves with
+    /// each look that finds less.
     pub const fn rate_per_s(&self) -> u64 {
         self.rate_per_s
     }
@@ -134,9 +120,9 @@ impl Growth {
         self.calm_since
     }
 
-    /// Returns the occupancy, in entries, up to which growth is no news: it stood there before.
-    pub const fn plateau(&self) -> u32 {
-        self.plateau
+    /// Returns the entries that came between the last look and the one before.
+    pub const fn grown(&self) -> u32 {
+        self.grown
     }
 
     /// Returns since when the oldest entry in it may have waited.
@@ -182,39 +168,31 @@ impl Growth {
         self.looked = now;
         self.published = published;
         self.meter.record(elapsed, grown.into());
-        if grown >= soft_limit / MEASURABLE_PARTS && elapsed >= MEASURABLE {
+        if grown >= soft_limit / MEASURABLE_PARTS {
             let rate = elapsed.rate_of(grown.into());
             self.peak_per_s = fade(self.peak_per_s, PEAK_FADE_PARTS).max(rate);
         }
-        let news = occupancy.saturating_sub(self.plateau).min(grown);
-        let rate = elapsed.rate_of(news.into());
+        let rate = elapsed.rate_of(grown.into());
         if rate > self.rate_per_s.saturating_mul(SURPRISE) {
             self.calm_since = now;
         }
         self.rate_per_s = fade(self.rate_per_s, RATE_FADE_PARTS).max(rate);
-        if grown != 0 {
-            self.grew = now;
-        } else if now - self.grew >= STILL {
-            self.plateau = self.plateau.max(occupancy);
-        }
+        self.grown = grown;
     }
 
     /// Its vCPU left guest mode because it was full.
     pub(crate) fn ring_full(&mut self, now: Instant) {
         self.full = Some(now);
         self.calm_since = now;
-        self.plateau = 0;
         self.recurrence.forget();
     }
 
-    /// A pass takes what is in it at `now`. What was taken only because somebody asked for all
-    /// pages will be there again.
+    /// A pass or a drain takes what is in it at `now`; `on_request` if only because all pages were
+    /// asked for.
     pub(crate) fn taken(&mut self, now: Instant, on_request: bool) {
         self.oldest_since = now;
         if on_request {
             self.recurrence.interrupt();
-        } else {
-            self.plateau = 0;
         }
     }
 }

@@ -88,7 +88,7 @@ impl Recurrence {
         }
     }
 
-    /// The ring was emptied with a plateau in it: where the guest goes on in its round is unknown,
+    /// The ring was emptied with a settled working set in it: where the guest goes on in its round is unknown,
     /// so distances across this point say nothing.
     pub(crate) const fn interrupt(&mut self) {
         self.page = NONE;

@@ -7,38 +7,34 @@ fn fresh() -> Growth {
 }
 
 #[test]
-fn a_ring_that_stands_still_has_a_plateau_and_growth_up_to_it_is_no_news() {
+fn the_rate_is_a_maximum_that_halves_and_a_rise_to_more_than_twice_of_it_ends_the_calm() {
     let mut growth = fresh();
-    growth.look(Instant(5_000), 2_000, 2_000, SOFT_LIMIT);
-    assert_eq!((growth.plateau(), growth.rate_per_s()), (0, 400_000));
-    growth.look(Instant(6_000), 2_000, 2_000, SOFT_LIMIT);
-    assert_eq!(growth.plateau(), 2_000);
-    growth.taken(Instant(6_000), true);
-    // The same 2000 pages come again.
-    (1..=40).for_each(|ms| growth.look(Instant(6_000 + ms * 1_000), 2_000, 0, SOFT_LIMIT));
-    let calm = growth.calm_since();
-    growth.look(Instant(50_000), 4_000, 2_000, SOFT_LIMIT);
-    assert_eq!((growth.calm_since(), growth.rate_per_s()), (calm, 0));
-    growth.look(Instant(51_000), 4_400, 2_400, SOFT_LIMIT);
-    assert_eq!((growth.calm_since(), growth.rate_per_s()), (Instant(51_000), 400_000));
+    growth.look(Instant(1_000), 100, 100, SOFT_LIMIT);
+    assert_eq!((growth.rate_per_s(), growth.calm_since()), (100_000, Instant(1_000)));
+    growth.look(Instant(2_000), 100, 100, SOFT_LIMIT);
+    assert_eq!((growth.rate_per_s(), growth.grown()), (50_000, 0));
+    growth.look(Instant(3_000), 200, 200, SOFT_LIMIT);
+    assert_eq!((growth.rate_per_s(), growth.calm_since()), (100_000, Instant(1_000)));
+    growth.look(Instant(4_000), 401, 401, SOFT_LIMIT);
+    assert_eq!((growth.rate_per_s(), growth.calm_since()), (201_000, Instant(4_000)));
 }
 
 #[test]
-fn a_plateau_ends_where_a_pass_takes_the_ring_for_its_own_reasons_or_it_was_full() {
-    for full in [false, true] {
-        let mut growth = fresh();
-        growth.look(Instant(1_000), 100, 100, SOFT_LIMIT);
-        growth.look(Instant(3_000), 100, 100, SOFT_LIMIT);
-        assert_eq!(growth.plateau(), 100);
-        if full {
-            growth.ring_full(Instant(4_000));
-            assert_eq!(growth.full_at(), Some(Instant(4_000)));
-            assert_eq!(growth.calm_since(), Instant(4_000));
-        } else {
-            growth.taken(Instant(4_000), false);
-        }
-        assert_eq!(growth.plateau(), 0);
-    }
+fn a_ring_full_ends_the_calm_and_is_remembered() {
+    let mut growth = fresh();
+    assert_eq!(growth.full_at(), None);
+    growth.ring_full(Instant(4_000));
+    assert_eq!((growth.full_at(), growth.calm_since()), (Some(Instant(4_000)), Instant(4_000)));
+}
+
+#[test]
+fn the_oldest_entry_has_waited_since_the_ring_was_seen_empty_or_taken() {
+    let mut growth = fresh();
+    growth.look(Instant(1_000), 0, 0, SOFT_LIMIT);
+    growth.look(Instant(2_000), 5, 5, SOFT_LIMIT);
+    assert_eq!(growth.oldest_since(), Instant(1_000));
+    growth.taken(Instant(3_000), false);
+    assert_eq!(growth.oldest_since(), Instant(3_000));
 }
 
 #[test]
@@ -79,8 +75,4 @@ fn a_saved_state_goes_on_elsewhere() {
     let mut other = Growth::starting_at(Instant(1_000_000), 1_000);
     other.restore(&state, Instant(1_000_000));
     assert_eq!(other.state(Instant(1_000_000)), state);
-    growth.look(Instant(12_000), 1_500, 1_500, SOFT_LIMIT);
-    other.look(Instant(1_002_000), 1_500, 1_500, SOFT_LIMIT);
-    // But for the look itself: nobody watched between save and restore.
-    assert_eq!(other.state(Instant(1_003_000)).plateau, growth.state(Instant(13_000)).plateau);
 }

@@ -132,7 +132,11 @@ fn a_look_finds_what_occupancy_finds_whatever_the_last_look_found() {
             harvest(&mut ring, taken);
             while ring.memory.reset_one().is_some() {}
             ring.memory.log_pages(1000..1000 + more);
-            assert_eq!(ring.occupancy_seen(), first as u32 - taken, "no news without a look");
+            assert_eq!(
+                ring.occupancy_seen(),
+                first as u32 - taken,
+                "no news without a look"
+            );
             let expected = ring.occupancy();
             assert_eq!(u64::from(expected), first - u64::from(taken) + more);
             assert_eq!(ring.look(Instant(20)), expected);
@@ -170,7 +174,10 @@ fn a_look_at_a_ring_that_stands_still_costs_two_loads_and_one_that_grows_some_mo
         ring.memory.log_pages(0..grown);
         ring.look(Instant(20));
         let loads = ring.memory.loads() - before;
-        assert!(loads <= 2 * grown.ilog2() + 3, "{occupancy} + {grown}: {loads}");
+        assert!(
+            loads <= 2 * grown.ilog2() + 3,
+            "{occupancy} + {grown}: {loads}"
+        );
     }
 }
 

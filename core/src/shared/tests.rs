@@ -45,7 +45,9 @@ fn a_ring_full_in_the_whole_mode_is_counted_and_lets_the_reaper_sleep() {
     let (bed, mut seen) = (Bed::default(), Seen::default());
     let shared = shared(&bed);
     log(&shared, 0, 0..20);
-    let report = shared.ring_full(0, RingFullMode::Whole, Instant(1)).unwrap();
+    let report = shared
+        .ring_full(0, RingFullMode::Whole, Instant(1))
+        .unwrap();
     assert_eq!((report.harvested, report.settled), (20, true));
     assert_eq!((ring_fulls(&shared), published(&shared)), (1, 20));
     assert_eq!(shared.doorbell().wait(&mut seen, Instant(50)), Wakes::TIMER);
@@ -58,7 +60,9 @@ fn a_whole_ring_full_that_signals_cut_short_leaves_the_rest_to_the_reaper() {
     log(&shared, 0, 0..20);
     let signals = [Weather::Short(0); 4];
     shared.with(|collector| collector.backend_mut().weather.extend(signals));
-    let report = shared.ring_full(0, RingFullMode::Whole, Instant(1)).unwrap();
+    let report = shared
+        .ring_full(0, RingFullMode::Whole, Instant(1))
+        .unwrap();
     assert!(!report.settled);
     assert_eq!(published(&shared), 0);
     assert_eq!(shared.doorbell().poll(&mut seen), Wakes::RING_FULL);
@@ -103,7 +107,11 @@ fn a_drain_takes_everything_and_gives_up_the_lock_between_two_batches() {
     log(&shared, 1, 1000..1050);
     let before = shared.collector.sections();
     assert_eq!(shared.drain(|| Instant(5)), Ok(()));
-    assert_eq!(shared.collector.sections() - before, 3, "150 pages in batches of 64");
+    assert_eq!(
+        shared.collector.sections() - before,
+        3,
+        "150 pages in batches of 64"
+    );
     assert_eq!(published(&shared), 150);
 }
 

@@ -7,7 +7,7 @@ mod measure;
 use serde::Serialize;
 
 use super::args::ProbeArguments;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::host::{Host, KvmHost};
 use super::output;
 use super::progress;
@@ -30,7 +30,7 @@ pub(crate) fn probe(arguments: &ProbeArguments) -> Result<(), Failure> {
     let bar = progress::bar(1);
     bar.set_message("measuring");
     #[cfg(target_arch = "x86_64")]
-    let costs = measure::measure(&kvm).map_err(|error| Failure::Run(error.to_string()))?;
+    let costs = measure::measure(&kvm).map_err(|error| Failure::Run(failure::describe(error.as_ref())))?;
     // `KvmHost::open` fails where the guest can't run.
     #[cfg(not(target_arch = "x86_64"))]
     let costs: Costs = return Err(Failure::Host("the test guest is written for x86_64".into()));

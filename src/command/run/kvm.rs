@@ -13,7 +13,7 @@ use dirty_ring_guest::{
 use dirty_ring_workload::{Stalls, Workload};
 
 use super::{PAGE_BYTES, Plan};
-use crate::command::failure::Failure;
+use crate::command::failure::{self, Failure};
 use crate::command::host::{self, KvmHost};
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
 use crate::command::safety::SafeRing;
@@ -29,7 +29,7 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
     let size = host
         .support
         .size(plan.place.ring_entries)
-        .map_err(|error| Failure::Usage(error.to_string()))?;
+        .map_err(|error| Failure::Usage(failure::describe(&error)))?;
     check_vcpus(host, plan)?;
     let vcpus = plan.place.vcpus.into();
     let data_pages_per_vcpu = plan.pages_per_vcpu()?;
@@ -63,8 +63,8 @@ fn failed(error: &CallbackError) -> Failure {
             | GuestError::DataPages { .. }
             | GuestError::SlotCount { .. }
             | GuestError::PagesOutOfRange { .. },
-        ) => Failure::Usage(error.to_string()),
-        _ => Failure::Run(error.to_string()),
+        ) => Failure::Usage(failure::describe(error.as_ref())),
+        _ => Failure::Run(failure::describe(error.as_ref())),
     }
 }
 

@@ -4,7 +4,7 @@ use dirty_ring::core::size::RingSize;
 use dirty_ring::mock::{SimConfig, SimError, SimReport, Simulation};
 
 use super::{PAGE_BYTES, Plan};
-use crate::command::failure::Failure;
+use crate::command::failure::{self, Failure};
 use crate::command::policy::PolicyName;
 use crate::command::report::{RunReport, Stall, VcpuReport, per_million, per_second};
 use crate::command::safety::SafeRing;
@@ -12,7 +12,7 @@ use crate::command::safety::SafeRing;
 /// Checks `plan`. Returns the rings and the simulation that it takes.
 pub(super) fn check(plan: &Plan) -> Result<(RingSize, SimConfig), Failure> {
     let size = RingSize::new(plan.place.ring_entries, PAGE_BYTES as u32, 0)
-        .map_err(|error| Failure::Usage(error.to_string()))?;
+        .map_err(|error| Failure::Usage(failure::describe(&error)))?;
     plan.pages_per_vcpu()?;
     let config = SimConfig {
         vcpus: plan.place.vcpus.into(),
@@ -24,14 +24,14 @@ pub(super) fn check(plan: &Plan) -> Result<(RingSize, SimConfig), Failure> {
     };
     config
         .check()
-        .map_err(|error| Failure::Usage(error.to_string()))?;
+        .map_err(|error| Failure::Usage(failure::describe(&error)))?;
     Ok((size, config))
 }
 
 /// Runs `plan` on the mock.
 pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
     let (size, config) = check(plan)?;
-    let simulation = Simulation::new(config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let simulation = Simulation::new(config).map_err(|error| Failure::Usage(failure::describe(&error)))?;
     let observe = |step: &_| {
         if let Some(trace) = &plan.trace {
             trace.write(step);
@@ -50,8 +50,8 @@ pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
 
 fn failed(error: SimError) -> Failure {
     match error {
-        SimError::Config(error) => Failure::Usage(error.to_string()),
-        error => Failure::Run(error.to_string()),
+        SimError::Config(error) => Failure::Usage(failure::describe(&error)),
+        error => Failure::Run(failure::describe(&error)),
     }
 }
 

@@ -53,7 +53,7 @@ pub enum GuestError {
         max_pages: u64,
     },
     /// The guest's memory could not be allocated or accessed.
-    #[error("cannot {action}: {source}; is there enough free memory?")]
+    #[error("cannot {action}; is there enough free memory?")]
     Memory {
         /// The operation that failed.
         action: &'static str,
@@ -61,7 +61,7 @@ pub enum GuestError {
         source: Box<dyn Error + Send + Sync + 'static>,
     },
     /// KVM refused an operation.
-    #[error("KVM refused to {action}: {source}; check /dev/kvm and the order of the calls")]
+    #[error("KVM refused to {action}; check /dev/kvm and the order of the calls")]
     Kvm {
         /// The operation that failed.
         action: String,
@@ -69,7 +69,7 @@ pub enum GuestError {
         source: errno::Error,
     },
     /// The kick signal could not be set up or delivered.
-    #[error("cannot {action}: {source}; does something else use this real-time signal?")]
+    #[error("cannot {action}; does something else use this real-time signal?")]
     Signal {
         /// The operation that failed.
         action: &'static str,
@@ -107,7 +107,7 @@ pub enum GuestError {
         limit: Duration,
     },
     /// A vCPU's thread could not be started.
-    #[error("cannot start the thread of vCPU {vcpu}: {source}; is the thread limit reached?")]
+    #[error("cannot start the thread of vCPU {vcpu}; is the thread limit reached?")]
     Spawn {
         /// Index of the vCPU.
         vcpu: usize,
@@ -115,7 +115,7 @@ pub enum GuestError {
         source: std::io::Error,
     },
     /// The caller's ring-full callback failed, so the vCPU stopped.
-    #[error("vCPU {vcpu} stopped because its ring-full callback failed: {source}")]
+    #[error("vCPU {vcpu} stopped because its ring-full callback failed")]
     RingFullCallback {
         /// Index of the vCPU.
         vcpu: usize,

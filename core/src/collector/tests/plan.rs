@@ -7,7 +7,10 @@ fn a_ring_that_is_left_alone_keeps_its_entries_and_the_others_are_taken() {
     let mut collector = collector::<16>(3);
     for ring in 0..3 {
         let begin = ring as u64 * 1000;
-        collector.backend().memory(ring).log_pages(begin..begin + 20);
+        collector
+            .backend()
+            .memory(ring)
+            .log_pages(begin..begin + 20);
     }
     collector.begin_pass(Instant(1), Scope::Planned, |rings| {
         assert_eq!((rings.len(), rings.is_empty()), (3, false));
@@ -38,18 +41,39 @@ fn under_the_scope_of_all_no_ring_is_left_alone() {
 }
 
 #[test]
-fn every_pass_looks_at_every_ring_and_none_of_its_batches_does() {
+fn every_pass_looks_at_every_ring_and_its_batches_at_none() {
+    let mut collector = collector::<16>(2);
+    for passes in 1..=4u64 {
+        collector
+            .backend()
+            .memory(1)
+            .log_pages(passes * 100..passes * 100 + 40);
+        collector.begin_pass(Instant(passes * 1000), Scope::Planned, |_| ());
+        let looked = [0, 1].map(|ring| collector.backend().rings()[ring].occupancy_seen());
+        assert_eq!(looked, [0, 40]);
+        collector.backend().memory(0).log_pages(0..1);
+        while !collector.reap(Instant(passes * 1000 + 5)).unwrap().is_over {}
+        let [first, second] = [0, 1].map(|ring| collector.backend().rings()[ring].growth());
+        assert_eq!(first.meter().max_per_s(), 1000 * u64::from(passes > 1));
+        assert_eq!(second.meter().max_per_s(), 40_000);
+    }
+}
+
+#[test]
+fn looks_that_a_plan_was_made_from_are_counted() {
     let mut collector = collector::<16>(3);
-    collector.backend().memory(1).log_pages(0..100);
+    pass(&mut collector, Instant(1));
+    assert_eq!(collector.totals().peeks, 0, "nothing was planned");
     for passes in 1..=4 {
         collector.begin_pass(Instant(passes), Scope::Planned, |rings| {
-            (0..3).for_each(|ring| assert!(rings.leave(ring)));
+            for ring in 0..3 {
+                assert!(rings.get(ring).is_some());
+                assert!(rings.leave(ring));
+            }
         });
         assert!(collector.reap(Instant(passes)).unwrap().is_over);
         assert_eq!(collector.totals().peeks, 3 * passes);
     }
-    pass(&mut collector, Instant(9));
-    assert_eq!(collector.totals().peeks, 3 * 5);
 }
 
 #[test]

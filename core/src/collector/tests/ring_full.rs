@@ -38,7 +38,9 @@ fn a_chunk_of_0_still_makes_room_for_one() {
 #[test]
 fn a_chunk_larger_than_the_batch_settles_on_the_way() {
     let mut collector = one_full::<16>();
-    let report = collector.ring_full(0, RingFullMode::Chunk(100), Instant(1)).unwrap();
+    let report = collector
+        .ring_full(0, RingFullMode::Chunk(100), Instant(1))
+        .unwrap();
     assert_eq!((report.harvested, report.settled), (100, true));
     assert_eq!(occupancies(&collector), [92, 50]);
     assert_eq!(collector.backend().published.len(), 100);
@@ -50,7 +52,9 @@ fn the_whole_mode_takes_all_rings() {
     for_each_batch(&mut one_full::<4096>());
 
     fn for_each_batch<const BATCH: usize>(collector: &mut Collector<Kvm, BATCH>) {
-        let report = collector.ring_full(0, RingFullMode::Whole, Instant(1)).unwrap();
+        let report = collector
+            .ring_full(0, RingFullMode::Whole, Instant(1))
+            .unwrap();
         assert_eq!((report.harvested, report.settled), (242, true));
         assert_eq!(occupancies(collector), [0, 0]);
         let expected: Vec<u64> = (0..192).chain(1000..1050).collect();
@@ -130,7 +134,13 @@ fn fruitless_exits_of_different_vcpus_do_not_add_up() {
     let mut collector = collector::<16>(4);
     for _ in 1..OVERRUN_EXITS {
         for ring in 0..4 {
-            assert_eq!(collector.ring_full(ring, CHUNK, Instant(1)).unwrap().harvested, 0);
+            assert_eq!(
+                collector
+                    .ring_full(ring, CHUNK, Instant(1))
+                    .unwrap()
+                    .harvested,
+                0
+            );
         }
     }
 }
@@ -141,7 +151,10 @@ fn exits_that_the_reaper_was_quicker_than_are_no_overrun() {
     for round in 0..3 * u64::from(OVERRUN_EXITS) {
         collector.backend().memory(0).log_pages(round..round + 1);
         pass(&mut collector, Instant(round));
-        assert_eq!(collector.ring_full(0, CHUNK, Instant(1)).unwrap().harvested, 0);
+        assert_eq!(
+            collector.ring_full(0, CHUNK, Instant(1)).unwrap().harvested,
+            0
+        );
     }
 }
 
@@ -196,16 +209,25 @@ fn a_ring_that_is_full_at_the_same_moment_is_served_by_the_same_reset() {
     assert_eq!(collector.totals().resets, 1);
     assert_eq!(collector.backend().rings()[1].stats().ring_fulls, 1);
     // The next time it helps itself.
-    assert_eq!(collector.ring_full(1, CHUNK, Instant(3)).unwrap().harvested, 10);
+    assert_eq!(
+        collector.ring_full(1, CHUNK, Instant(3)).unwrap().harvested,
+        10
+    );
 }
 
 #[test]
 fn no_more_rings_are_served_than_the_batch_has_room_for() {
     let mut collector = two_full();
     let chunk = RingFullMode::Chunk(40);
-    assert_eq!(collector.ring_full(0, chunk, Instant(1)).unwrap().harvested, 40);
+    assert_eq!(
+        collector.ring_full(0, chunk, Instant(1)).unwrap().harvested,
+        40
+    );
     assert_eq!(occupancies(&collector), [152, 192, 191]);
-    assert_eq!(collector.ring_full(1, chunk, Instant(2)).unwrap().harvested, 40);
+    assert_eq!(
+        collector.ring_full(1, chunk, Instant(2)).unwrap().harvested,
+        40
+    );
 }
 
 #[test]
@@ -214,7 +236,10 @@ fn a_pass_of_the_reaper_forgets_who_was_served() {
     let _ = collector.ring_full(0, CHUNK, Instant(1)).unwrap();
     assert!(collector.drain(Instant(2)).unwrap());
     collector.backend().memory(1).log_pages(3000..3192);
-    assert_eq!(collector.ring_full(1, CHUNK, Instant(3)).unwrap().harvested, 10);
+    assert_eq!(
+        collector.ring_full(1, CHUNK, Instant(3)).unwrap().harvested,
+        10
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What is counted, and against whom.
 
 use super::*;
-use crate::time::Micros;
 use crate::ring::RingStats;
 use crate::testing::Random;
+use crate::time::Micros;
 
 fn stats<const BATCH: usize>(collector: &Collector<Kvm, BATCH>, ring: usize) -> RingStats {
     collector.backend().rings()[ring].stats()
@@ -14,12 +14,18 @@ fn the_fullest_ring_is_that_of_reaper_and_ring_full_path_together() {
     let mut collector = collector::<16>(3);
     // 30 + 40 of ring 0 beat the 60 of ring 1 and the 50 of ring 2.
     collector.backend().memory(0).log_pages(0..30);
-    collector.ring_full(0, RingFullMode::Chunk(20), Instant(1)).unwrap();
-    collector.ring_full(0, RingFullMode::Chunk(20), Instant(2)).unwrap();
+    collector
+        .ring_full(0, RingFullMode::Chunk(20), Instant(1))
+        .unwrap();
+    collector
+        .ring_full(0, RingFullMode::Chunk(20), Instant(2))
+        .unwrap();
     collector.backend().memory(0).log_pages(30..70);
     collector.backend().memory(1).log_pages(100..160);
     collector.backend().memory(2).log_pages(200..250);
-    collector.ring_full(2, RingFullMode::Chunk(50), Instant(3)).unwrap();
+    collector
+        .ring_full(2, RingFullMode::Chunk(50), Instant(3))
+        .unwrap();
     let expected = PassTally {
         harvested: 100,
         ring_full_harvested: 80,
@@ -70,7 +76,10 @@ fn each_ring_full_is_in_one_tally() {
     let mut random = Random::seeded(5);
     let mut tallied = 0;
     for now in 0..200 {
-        collector.backend().memory(0).log_pages(now * 100..now * 100 + 10);
+        collector
+            .backend()
+            .memory(0)
+            .log_pages(now * 100..now * 100 + 10);
         let fulls = random.below(4);
         for _ in 0..fulls {
             let chunk = RingFullMode::Chunk(3);
@@ -109,7 +118,9 @@ fn harvests_count_once_for_each_pass_and_ring() {
     );
     // A ring-full exit is a harvest too, however many batches it takes.
     collector.backend().memory(0).log_pages(0..100);
-    collector.ring_full(0, RingFullMode::Whole, Instant(9)).unwrap();
+    collector
+        .ring_full(0, RingFullMode::Whole, Instant(9))
+        .unwrap();
     assert_eq!(
         [0, 1, 2].map(|ring| stats(&collector, ring).harvests),
         [6, 5, 0]
@@ -131,13 +142,15 @@ fn a_ring_that_a_full_batch_kept_waiting_is_counted_when_its_turn_comes() {
 }
 
 #[test]
-fn the_peak_is_the_highest_occupancy_that_a_look_found() {
+fn the_peak_is_the_highest_occupancy_that_anyone_met() {
     let mut collector = collector::<64>(2);
     collector.backend().memory(0).log_pages(0..40);
     collector.backend().memory(1).log_pages(0..192);
     pass(&mut collector, Instant(1));
     collector.backend().memory(0).log_pages(0..30);
-    collector.ring_full(1, RingFullMode::Chunk(1), Instant(2)).unwrap();
+    collector
+        .ring_full(1, RingFullMode::Chunk(1), Instant(2))
+        .unwrap();
     pass(&mut collector, Instant(3));
     assert_eq!(
         [0, 1].map(|ring| stats(&collector, ring).peak_occupancy),

@@ -25,28 +25,24 @@ const UNKNOWN_REACTION: Micros = Micros(500);
 const ENTRIES_PER_US: u64 = 32;
 /// With each pass the longest reaction fades by so many parts.
 const REACTION_FADE_PARTS: u64 = 64;
-/// The reaction counts for this share of the time that an empty ring lasts at the most: a smaller
-/// ring can't be saved from it, and to spin instead would help no guest.
-const REACTION_PARTS: u64 = 2;
 /// A pass or a look is worth its wake if the ring filled by a quarter since the last.
 const QUARTER: u64 = 4;
 /// A ring is calm once its rate has held for as many times what an empty ring lasts at the peak: by
 /// then more looks cost more CPU than the one ring-full that they might avoid.
 const CALM_RINGS: u64 = 4;
-/// A calm ring's rate may double before the next look.
-const CALM_MARGIN: u64 = 2;
 /// After a ring-full a ring isn't calm for so long: a guest that works in bursts is looked at.
 const CAREFUL: Micros = Micros::from_secs(10);
 /// Recurrences, or their absence, in a row that are believed.
-const BELIEVED: u32 = 3;
-/// A working set that fits may be this share of the soft limit larger than it was measured.
-const SLACK_PARTS: u32 = 64;
+const BELIEVED: u32 = 2;
 /// A reap that costs nothing is done at this share of the soft limit: the other half is for late
 /// wake-ups.
 const HALF: u32 = 2;
 /// Pages are reaped up to this share of the freshness limit before their time if there is a wake
 /// anyway, or each ring would want a wake of its own.
 const FRESHNESS_PARTS: u64 = 8;
+
+/// The longest wait: one look an hour costs nothing.
+const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 
 /// Weighs what an early reap costs against what a late one risks.
 ///
@@ -58,15 +54,14 @@ const FRESHNESS_PARTS: u64 = 8;
 /// |---|---|---|
 /// | nothing yet, or its pages come round within one ring | soft limit, less the reaction | peak |
 /// | no page comes round within one ring: an early reap is free | half the soft limit | peak |
-/// | calm: its rate has held for some time | as above | twice that rate (once, if a reap is free), at most the peak |
+/// | calm: its rate has held for some time | as above | that rate |
 ///
 /// *Left* is the time from here to the mark at that speed. A pass takes the rings whose left is less
-/// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring that
-/// stands still on its plateau, or whose working set fits, is not reaped for being nearly full: that
-/// would buy faults, not headroom.
+/// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring whose
+/// working set fits is not reaped for being nearly full: that would buy faults, not headroom.
 ///
-/// A calm ring that doesn't grow at all has no mark: the wait has no end, and its next burst, which
-/// finds the ring full once, ends it. For ten seconds after a ring-full no ring of that vCPU is
+/// A calm ring that doesn't grow at all is left alone: no timer looks for its next burst (but for
+/// one an hour), which finds the ring full once and rings for the reaper. For ten seconds after a ring-full no ring of that vCPU is
 /// calm.
 ///
 /// # The promise
@@ -145,60 +140,50 @@ impl Deadline {
     }
 
     /// The time between a planned wake and the end of its pass.
-    fn reaction(&self, full: Micros) -> Micros {
+    fn reaction(&self) -> Micros {
         match self.config.assured {
             Some(assured) => assured.latency,
-            None => self.state.reaction.max(self.pass).min(full / REACTION_PARTS),
+            None => self.state.reaction.max(self.pass),
         }
     }
 
-    /// How long a ring can be left with `occupancy` entries in it and its plateau at `plateau`.
-    fn left(&self, now: Instant, ring: &RingView<'_>, occupancy: u32, plateau: u32) -> Left {
+    /// How long a ring can be left with `occupancy` entries in it.
+    fn left(&self, now: Instant, ring: &RingView<'_>, occupancy: u32) -> Left {
         let soft_limit = ring.size.soft_limit();
-        let growth = ring.growth;
         let peak = self.peak_per_s();
         let full = Micros::of_entries(soft_limit.into(), peak);
         // The last entry of the headroom is the one that makes the ring full.
-        let headroom = |from: u32| u64::from(soft_limit.saturating_sub(from).saturating_sub(1));
+        let headroom = u64::from(soft_limit.saturating_sub(occupancy).saturating_sub(1));
         if self.config.assured.is_some() {
             return Left {
-                left: Micros::of_entries(headroom(occupancy), peak) - self.reaction(full),
+                left: Micros::of_entries(headroom, peak) - self.reaction(),
                 quarter: full / QUARTER,
                 reasons: Reasons::empty(),
             };
         }
-        let mut reasons = Reasons::empty();
+        let growth = ring.growth;
+        let recurrence = growth.recurrence();
         let was_full = growth.full_at().is_some_and(|at| now - at < CAREFUL);
         let is_calm = !was_full && now - growth.calm_since() >= full * CALM_RINGS;
-        let recurrence = growth.recurrence();
         let is_free = recurrence.strangers() >= BELIEVED;
-        let mut speed = peak;
-        let mut from = occupancy;
-        if is_calm {
-            // Of a ring that is reaped at half its size the other half is the margin.
-            let margin = if is_free { 1 } else { CALM_MARGIN };
-            speed = growth.rate_per_s().saturating_mul(margin).min(peak);
-            from = occupancy.max(plateau);
-            reasons |= Reasons::CALM;
-        }
-        let quarter = Micros::of_entries(soft_limit.into(), speed) / QUARTER;
-        let mut left = if is_free {
-            reasons |= Reasons::FREE;
-            let half = soft_limit.checked_div(HALF).unwrap_or(0);
-            Micros::of_entries(half.saturating_sub(from).into(), speed)
+        let fits = recurrence.rounds() >= BELIEVED && occupancy <= recurrence.working_set();
+        let speed = if is_calm {
+            growth.rate_per_s().min(peak)
         } else {
-            Micros::of_entries(headroom(from), speed) - self.reaction(full)
+            peak
         };
-        let mut stands_at = plateau;
-        if recurrence.rounds() >= BELIEVED {
-            let slack = soft_limit.checked_div(SLACK_PARTS).unwrap_or(0);
-            stands_at = stands_at.max(recurrence.working_set().saturating_add(slack));
-        }
-        if !is_free && occupancy <= stands_at {
-            left = left.max(quarter);
-        }
+        let quarter = Micros::of_entries(soft_limit.into(), speed) / QUARTER;
+        let left = if is_free {
+            let half = soft_limit.checked_div(HALF).unwrap_or(0);
+            Micros::of_entries(half.saturating_sub(occupancy).into(), speed)
+        } else {
+            Micros::of_entries(headroom, speed) - self.reaction()
+        };
+        let mut reasons = Reasons::empty();
+        reasons.set(Reasons::CALM, is_calm);
+        reasons.set(Reasons::FREE, is_free);
         Left {
-            left,
+            left: if fits { left.max(quarter) } else { left },
             quarter,
             reasons,
         }
@@ -209,8 +194,7 @@ impl Deadline {
         let Some(limit) = self.config.freshness else {
             return (false, Micros::MAX);
         };
-        let full = Micros::of_entries(ring.size.soft_limit().into(), self.peak_per_s());
-        let limit = limit - self.reaction(full).min(limit / QUARTER);
+        let limit = limit - self.reaction().min(limit / QUARTER);
         let waited = now - ring.growth.oldest_since();
         let soon = limit - limit / FRESHNESS_PARTS;
         (ring.occupancy != 0 && waited >= soon, limit - waited)
@@ -219,7 +203,7 @@ impl Deadline {
     fn decision(&self, wait: Micros, reasons: Reasons) -> Decision {
         Decision {
             // The planner has a floor of its own; this one is the trait's.
-            wait: wait.max(Micros(1)),
+            wait: wait.clamp(Micros(1), LONGEST_WAIT),
             level: None,
             reasons,
         }
@@ -231,9 +215,8 @@ impl Controller for Deadline {
 
     fn current(&self) -> Decision {
         let soft_limit = u64::from(self.size.soft_limit());
-        let full = Micros::of_entries(soft_limit, self.peak_per_s());
         let headroom = Micros::of_entries(soft_limit.saturating_sub(1), self.peak_per_s());
-        let wait = headroom - self.reaction(full);
+        let wait = headroom - self.reaction();
         let freshness = self.config.freshness.unwrap_or(Micros::MAX);
         self.decision(wait.min(freshness), Reasons::START)
     }
@@ -243,7 +226,7 @@ impl Controller for Deadline {
         self.state.peak_per_s = 0;
         for ring in (0..rings.len()).filter_map(|ring| rings.get(ring)) {
             self.state.peak_per_s = self.state.peak_per_s.max(ring.growth.peak_per_s());
-            if ring.occupancy > ring.growth.plateau() {
+            if ring.growth.grown() != 0 {
                 growing = growing.saturating_add(ring.size.soft_limit().into());
             }
         }
@@ -257,8 +240,7 @@ impl Controller for Deadline {
             let Some(ring) = rings.get(index) else {
                 continue;
             };
-            let plateau = ring.growth.plateau();
-            let mut next = self.left(now, &ring, ring.occupancy, plateau);
+            let mut next = self.left(now, &ring, ring.occupancy);
             let (is_due, mut fresh_for) = self.freshness(now, &ring);
             let has_no_headroom = next.left < next.quarter;
             if (all || is_due) && ring.occupancy != 0 {
@@ -269,8 +251,7 @@ impl Controller for Deadline {
                 has_no_headroom || plan.reasons.contains(Reasons::HEADROOM),
             );
             if has_no_headroom || is_due || all {
-                // A ring taken because all pages were asked for keeps its plateau.
-                next = self.left(now, &ring, 0, if all { plateau } else { 0 });
+                next = self.left(now, &ring, 0);
                 fresh_for = self.config.freshness.unwrap_or(Micros::MAX);
             } else {
                 rings.leave(index);

@@ -101,7 +101,11 @@ fn a_wait_of_0_is_caught_before_the_first_pass_and_after_any() {
         let zero = check(|_| Odd::new(|steps| u64::from(steps != bad)));
         let pass = bad as u32;
         assert_eq!(zero, Err(Violation::ZeroWait { pass }));
-        assert!(zero.unwrap_err().to_string().ends_with("makes the reaper spin"));
+        assert!(
+            zero.unwrap_err()
+                .to_string()
+                .ends_with("makes the reaper spin")
+        );
     }
 }
 
@@ -119,7 +123,10 @@ fn what_a_state_leaves_out_is_caught_after_the_first_restore() {
     else {
         panic!("{forgetful:?}");
     };
-    assert_eq!((original.wait, restored.wait), (Micros(1 + u64::from(pass)), Micros(2)));
+    assert_eq!(
+        (original.wait, restored.wait),
+        (Micros(1 + u64::from(pass)), Micros(2))
+    );
     let message = forgetful.unwrap_err().to_string();
     assert!(message.contains("put what is missing into its state"));
 }
@@ -148,7 +155,10 @@ fn a_count_beside_the_state_is_caught_as_not_restored() {
         }
     }
     let caught = check(|_| Counts(Cell::new(0)));
-    assert!(matches!(caught, Err(Violation::NotRestored { .. })), "{caught:?}");
+    assert!(
+        matches!(caught, Err(Violation::NotRestored { .. })),
+        "{caught:?}"
+    );
 }
 
 #[test]
@@ -157,7 +167,10 @@ fn a_controller_that_refuses_its_own_state_is_caught() {
         refuses: true,
         ..Odd::new(|steps| 1 + steps)
     });
-    assert!(matches!(refuses, Err(Violation::RefusedItsOwnState { .. })), "{refuses:?}");
+    assert!(
+        matches!(refuses, Err(Violation::RefusedItsOwnState { .. })),
+        "{refuses:?}"
+    );
     let message = refuses.unwrap_err().to_string();
     assert!(message.ends_with("the controller refused its own state"));
 }

@@ -63,13 +63,20 @@ fn each_wrong_policy_has_its_own_error_that_says_what_to_do() {
         let name = "fixed";
         assert_eq!(spec(text), Err(PolicyError::NotATime { name }), "{text:?}");
     }
-    let wrong = ["no", "ladder:1s", "fixed", "deadline:1", "fixed:0us", "deadline:0s"];
+    let wrong = [
+        "no",
+        "ladder:1s",
+        "fixed",
+        "deadline:1",
+        "fixed:0us",
+        "deadline:0s",
+    ];
     let wrong = wrong.map(|text| spec(text).unwrap_err());
     let expected = [
         (
             PolicyError::Unknown,
-            "choose deadline, deadline:DURATION, ladder, seed, halving, fixed:DURATION (as in \
-             fixed:1s)",
+            "no such policy: choose seed, ladder, halving, deadline[:DURATION], fixed:DURATION (as \
+             in fixed:1s)",
         ),
         (
             PolicyError::NeedlessArgument { name: "ladder" },

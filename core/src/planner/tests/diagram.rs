@@ -1,4 +1,4 @@
-//! The diagram of the machine, as text: what each report does in each state.
+//! The diagram of the machine, as text: what each report does in each phase.
 
 use std::format;
 use std::string::String;
@@ -8,37 +8,38 @@ use super::*;
 type Call = fn(&mut Machine) -> Action;
 
 #[test]
-fn every_event_in_every_state_does_what_the_diagram_says() {
-    let calls: [(&str, Call); 10] = [
-        ("start", |machine| machine.start(7)),
+fn every_event_in_every_phase_does_what_the_diagram_says() {
+    const EARLY: Instant = Instant(5);
+    let calls: [(&str, Call); 9] = [
+        ("start", |machine| machine.start(Instant(7))),
         ("timer, early", |machine| {
-            machine.on_wake(WAIT_US - 1, Wakes::TIMER)
+            machine.on_wake(EARLY, Wakes::TIMER)
         }),
-        ("timer", |machine| machine.on_wake(WAIT_US, Wakes::TIMER)),
-        ("kick", |machine| machine.on_wake(5, Wakes::KICK)),
-        ("ring full", |machine| machine.on_wake(5, Wakes::RING_FULL)),
-        ("stop", |machine| machine.on_wake(5, Wakes::STOP)),
-        ("no cause", |machine| {
-            machine.on_wake(u64::MAX, Wakes::empty())
+        ("timer", |machine| machine.on_wake(DUE, Wakes::TIMER)),
+        ("kick", |machine| machine.on_wake(EARLY, Wakes::KICK)),
+        ("ring full", |machine| {
+            machine.on_wake(EARLY, Wakes::RING_FULL)
         }),
-        ("harvested", |machine| {
-            machine.on_harvested(&found(1, 0, false))
+        ("stop", |machine| machine.on_wake(EARLY, Wakes::STOP)),
+        ("no cause, early", |machine| {
+            machine.on_wake(EARLY, Wakes::empty())
         }),
-        ("reset short", |machine| machine.on_reset(WAIT_US, &SHORT)),
-        ("reset", |machine| machine.on_reset(WAIT_US, &SETTLED)),
+        ("no cause, in time", |machine| {
+            machine.on_wake(DUE, Wakes::empty())
+        }),
+        ("reaped", |machine| machine.on_reaped(DUE, &found(1, 0))),
     ];
     let show = |machine: &Machine| {
         let action = match machine.action() {
             Action::Wait { .. } => "wait",
-            Action::Harvest { begin: true } => "harvest",
-            Action::Harvest { begin: false } => "harvest on",
-            Action::Reset => "reset",
+            PLANNED => "reap",
+            Action::Reap { .. } => "reap all",
             Action::Done => "done",
         };
         format!("{:?} {action}", machine.phase())
     };
     let mut matrix = String::from("\n");
-    for place in ["NONE", "WAIT", "harvest", "reset"] {
+    for place in ["idle", "wait", "reap"] {
         for (name, call) in calls {
             let mut machine = machine_at(place);
             let before = show(&machine);
@@ -50,28 +51,26 @@ fn every_event_in_every_state_does_what_the_diagram_says() {
     }
     // What isn't listed changes nothing.
     let expected = "
-None done: start -> Wait wait
-Wait wait: timer -> Reaping harvest
-Wait wait: kick -> Reaping harvest
-Wait wait: ring full -> Reaping harvest
-Wait wait: stop -> Reaping harvest
-Reaping harvest: harvested -> Reaping reset
-Reaping reset: reset -> Wait wait
+Idle done: start -> Waiting wait
+Waiting wait: timer -> Reaping reap
+Waiting wait: kick -> Reaping reap all
+Waiting wait: ring full -> Reaping reap
+Waiting wait: stop -> Reaping reap all
+Waiting wait: no cause, in time -> Reaping reap
+Reaping reap: reaped -> Waiting wait
 ";
     assert!(matrix == expected, "the matrix is now{matrix}");
 }
 
 #[test]
-fn a_report_that_does_not_fit_the_state_changes_nothing_at_all() {
-    let harvested: Call = |machine| machine.on_harvested(&found(4096, 9, true));
-    let reset: Call = |machine| machine.on_reset(9, &SETTLED);
-    let start: Call = |machine| machine.start(9);
-    let wake: Call = |machine| machine.on_wake(9, Wakes::all());
+fn a_report_that_does_not_fit_the_phase_changes_nothing_at_all() {
+    let reaped: Call = |machine| machine.on_reaped(Instant(9), &found(4096, 9));
+    let start: Call = |machine| machine.start(Instant(9));
+    let wake: Call = |machine| machine.on_wake(Instant(9), Wakes::all());
     for (place, calls) in [
-        ("NONE", &[harvested, reset, wake][..]),
-        ("WAIT", &[harvested, reset, start]),
-        ("harvest", &[reset, start]),
-        ("reset", &[harvested, start]),
+        ("idle", &[reaped, wake][..]),
+        ("wait", &[reaped, start]),
+        ("reap", &[start]),
     ] {
         for call in calls {
             let mut machine = machine_at(place);

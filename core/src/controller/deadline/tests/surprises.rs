@@ -4,103 +4,141 @@ use super::*;
 
 #[test]
 fn the_first_burst_makes_each_ring_full_once_at_the_most() {
+    // DEFECT: at the first ring-full the peak is measured over the 30 idle seconds, as 135 pages a
+    // second. That replaces the unknown peak, so the ring is left until it is full once more.
     for rate in [100_000, 400_000, 900_000] {
         let bed = Bed::default();
         let mut vm = Vm::standard(&bed, 3);
-        vm.run(30 * SECOND_US);
+        vm.run(SECOND * 30);
         vm.vcpus
             .iter_mut()
-            .for_each(|v| v.load = Load::Stream(rate));
-        vm.run(100_000);
-        for ring in 0..3 {
-            assert!(
-                vm.ring_fulls(ring) <= 1,
-                "{rate}/s: {}",
-                vm.ring_fulls(ring)
-            );
-        }
+            .for_each(|vcpu| vcpu.load = Load::Stream(rate));
+        vm.run(Micros(100_000));
+        let ring_fulls = [0, 1, 2].map(|ring| vm.ring_fulls(ring));
+        assert!(
+            ring_fulls.into_iter().all(|fulls| fulls <= 1),
+            "{rate}/s: {ring_fulls:?}"
+        );
     }
 }
 
-/// A ring lasts for 10 ms at that rate, so it takes 320 ms of calm to be trusted for longer.
+/// The same in a guest that was busy before: its peak is known.
+#[test]
+fn a_burst_after_a_calm_makes_a_ring_full_once_at_the_most() {
+    let bed = Bed::default();
+    let mut vm = Vm::standard(&bed, 1);
+    vm.vcpus[0].load = Load::Stream(400_000);
+    vm.run(SECOND);
+    vm.vcpus[0].load = Load::Idle;
+    vm.run(SECOND * 30);
+    assert!(vm.reasons().contains(Reasons::CALM));
+    assert_eq!(vm.ring_fulls(0), 0);
+    vm.vcpus[0].load = Load::Stream(400_000);
+    vm.run(SECOND);
+    assert!(vm.ring_fulls(0) <= 1, "{}", vm.ring_fulls(0));
+}
+
+/// A ring lasts for 10 ms at that rate.
 #[test]
 fn bursts_with_short_pauses_are_known_after_the_first() {
     let bed = Bed::default();
     let mut vm = Vm::standard(&bed, 1);
     for burst in 0..20 {
         vm.vcpus[0].load = Load::Stream(400_000);
-        vm.run(30_000);
+        vm.run(Micros(30_000));
         vm.vcpus[0].load = Load::Idle;
-        vm.run(200_000);
+        vm.run(Micros(200_000));
         assert!(vm.ring_fulls(0) <= 1, "burst {burst}");
     }
 }
 
+// DEFECT: the same. The ring is taken to last for a minute, so it isn't looked at in these ten
+// seconds, and isn't calm after them.
 #[test]
-fn a_ring_full_ends_the_trust() {
+fn after_a_ring_full_the_ring_is_not_calm_for_ten_seconds() {
     let bed = Bed::default();
     let mut vm = Vm::standard(&bed, 1);
-    vm.run(60 * SECOND_US);
-    let long_us = vm.reaper.last_step().unwrap().decision.wait_us;
+    vm.run(SECOND * 60);
+    assert!(vm.reasons().contains(Reasons::CALM));
     vm.vcpus[0].load = Load::Stream(400_000);
-    vm.run(100_000);
-    assert_eq!(vm.ring_fulls(0), 1);
+    while vm.ring_fulls(0) == 0 {
+        vm.run(STEP);
+    }
+    let full = vm.ring(0, |ring| ring.growth().full_at()).unwrap();
     vm.vcpus[0].load = Load::Idle;
-    vm.run(100_000);
-    let step = vm.reaper.last_step().unwrap();
-    assert!(step.decision.wait_us * 10 < long_us, "{step:?}");
+    while vm.now - full < SECOND * 10 {
+        assert!(
+            !vm.reasons().contains(Reasons::CALM),
+            "at {:?}",
+            vm.now - full
+        );
+        assert!(vm.until <= full + SECOND * 11, "it is looked at");
+        vm.run(Micros(1_000));
+    }
+    vm.run(SECOND);
+    assert!(vm.reasons().contains(Reasons::CALM));
 }
 
+/// The ring that was full was believed to hold its working set.
 #[test]
-fn a_working_set_that_disappointed_wants_twice_the_rounds() {
+fn a_ring_full_takes_back_what_was_believed_of_the_working_set() {
     let bed = Bed::default();
     let mut vm = Vm::standard(&bed, 1);
-    let fits = Load::RoundRobin(3800, 400_000);
-    let mut needed = [0; 3];
-    for rounds in &mut needed {
-        vm.vcpus[0].load = fits;
-        while vm.ring(0, |ring| ring.recurrence.fitting_set()).is_none() {
-            assert!(*rounds < 200, "never known to fit");
-            vm.run(3800 * 10 / 4);
-            *rounds += 1;
-        }
-        let before = vm.ring_fulls(0);
-        vm.vcpus[0].load = Load::Stream(400_000);
-        vm.run(200_000);
-        assert_eq!(vm.ring_fulls(0), before + 1, "it was believed");
-    }
-    assert!(needed[1] > needed[0] && needed[2] > needed[1], "{needed:?}");
+    let rounds = |vm: &Vm<'_>| vm.ring(0, |ring| ring.growth().recurrence().rounds());
+    vm.vcpus[0].load = Load::RoundRobin(3800, 400_000);
+    vm.run(SECOND);
+    assert!(rounds(&vm) >= BELIEVED, "{}", rounds(&vm));
+    vm.ring(0, |ring| {
+        ring.memory().log_pages(10_000..10_000 + 4032 - 3800)
+    });
+    vm.ring_full(0);
+    // The followed page was in the ring once more; that is all that is known now.
+    assert!(rounds(&vm) <= 1, "{}", rounds(&vm));
 }
 
 #[test]
 fn a_late_pass_is_counted_in_and_fades() {
-    let mut deadline = Deadline::new(DeadlineConfig::STANDARD, SIZE);
-    let pass = |late_us| Measurement {
-        late_us,
+    let mut deadline = Deadline::new(STANDARD, SIZE);
+    let pass = |late| Measurement {
+        late: Micros(late),
         ..Measurement::default()
     };
-    deadline.on_wake(0, Wakes::TIMER);
-    let prompt = deadline.on_reaped(&pass(0)).wait_us;
-    deadline.on_wake(0, Wakes::TIMER);
-    let late = deadline.on_reaped(&pass(1500)).wait_us;
-    assert!(late + 900 < prompt, "{late} and {prompt}");
+    let prompt = deadline.on_reaped(&pass(0)).wait;
+    let late = deadline.on_reaped(&pass(1500)).wait;
+    assert!(late + Micros(900) < prompt, "{late} and {prompt}");
     for _ in 0..1000 {
-        deadline.on_wake(0, Wakes::TIMER);
         let _ = deadline.on_reaped(&pass(0));
     }
-    assert_eq!(deadline.state().reaction_us, 0);
+    assert_eq!(deadline.state().reaction, Micros::ZERO);
 }
 
-/// Each disappointment halves the trust, so a guest that works in bursts is known for it.
+/// A guest that works in bursts is looked at.
 #[test]
 fn bursts_with_long_pauses_are_known_after_the_first_few() {
     let bed = Bed::default();
     let mut vm = Vm::standard(&bed, 1);
     for _ in 0..40 {
         vm.vcpus[0].load = Load::Stream(400_000);
-        vm.run(100_000);
+        vm.run(Micros(100_000));
         vm.vcpus[0].load = Load::Idle;
-        vm.run(400_000);
+        vm.run(Micros(400_000));
     }
     assert!(vm.ring_fulls(0) <= 3, "{}", vm.ring_fulls(0));
+}
+
+/// What was taken only because all pages were asked for will be there again, and is no surprise.
+#[test]
+fn kicks_of_a_ring_that_stands_still_leave_it_calm() {
+    let bed = Bed::default();
+    let mut vm = Vm::standard(&bed, 1);
+    vm.vcpus[0].load = Load::RoundRobin(2016, 400_000);
+    vm.run(SECOND * 5);
+    let mut wakes = 0;
+    for _ in 0..50 {
+        vm.kick(vm.now);
+        assert!(vm.reasons().contains(Reasons::CALM));
+        wakes += vm.wakes_in(Micros(200_000));
+    }
+    assert!(wakes <= 50, "{wakes} wakes beside the kicks");
+    assert_eq!(vm.ring_fulls(0), 0);
 }
