@@ -16,8 +16,9 @@ use kvm_ioctls::VcpuFd;
 use crate::error::Error;
 use crate::host::lock;
 use crate::mapping::MappedRing;
-use crate::rings::{KvmRings, MemorySlot};
+use crate::rings::KvmRings;
 use crate::session::Session;
+use crate::slots::MemorySlot;
 use crate::stats::ReaperStats;
 
 /// A running reaper. Dropping it stops it as [`stop`](Self::stop) does; an error goes unreported.
@@ -250,7 +251,7 @@ impl MemoryUpdate<'_> {
     ///
     /// # Errors
     /// [`Error::Slot`], [`Error::Sink`].
-    pub fn add(&mut self, slot: &MemorySlot) -> Result<(), Error> {
+    pub fn add(&mut self, slot: MemorySlot) -> Result<(), Error> {
         self.rings.add_slot(slot)
     }
 

@@ -41,7 +41,8 @@
 //!
 //! A VMM with a seccomp filter has to let the reaper's thread call `ioctl` (`KVM_RESET_DIRTY_RINGS`),
 //! `futex`, `rt_sigprocmask`, `prctl` (`PR_SET_TIMERSLACK`), `sched_getattr`, `sched_setattr` and
-//! `clock_gettime`; the thread that maps a ring calls `mmap` and `madvise`.
+//! `clock_gettime`. vCPU threads (on ring-full) and the thread that flushes call `ioctl`, `futex`,
+//! `rt_sigprocmask` and `clock_gettime`; the thread that maps a ring calls `mmap` and `madvise`.
 //!
 //! Pages appear in the sink only after the reset that follows their harvest; writes that the VMM
 //! itself makes to guest memory never reach a ring and must be OR-ed in (vm-memory does so by
@@ -58,6 +59,7 @@ mod reaper;
 mod rings;
 mod session;
 mod sink;
+mod slots;
 mod stats;
 mod support;
 // All `unsafe` blocks of the crate are here.
@@ -68,7 +70,8 @@ pub use error::Error;
 pub use handles::{MemoryUpdate, ReaperHandle, ReaperState, Stopped, VcpuHandle};
 pub use mapping::MappedRing;
 pub use reaper::ReaperBuilder;
-pub use rings::{KvmRings, MAX_SLOTS, MemorySlot};
+pub use rings::KvmRings;
 pub use sink::{BitmapSink, PageSink, SinkError};
+pub use slots::MemorySlot;
 pub use stats::{ReaperStats, VcpuStats};
 pub use support::{EXIT_DIRTY_RING_FULL, Flavour, Support};

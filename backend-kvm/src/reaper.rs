@@ -17,9 +17,10 @@ use crate::error::Error;
 use crate::handles::ReaperHandle;
 use crate::host::{self, Clock, lock};
 use crate::mapping::MappedRing;
-use crate::rings::{KvmRings, MemorySlot};
+use crate::rings::KvmRings;
 use crate::session::{Progress, Session};
 use crate::sink::PageSink;
+use crate::slots::MemorySlot;
 use crate::sys;
 
 /// Puts a reaper together: the VM's rings, its memory slots, a sink.
@@ -62,7 +63,7 @@ impl ReaperBuilder {
     /// # Errors
     /// [`Error::Slot`], [`Error::Sink`].
     pub fn slot(mut self, slot: MemorySlot) -> Result<Self, Error> {
-        self.rings.add_slot(&slot)?;
+        self.rings.add_slot(slot)?;
         Ok(self)
     }
 
@@ -141,6 +142,10 @@ impl ReaperBuilder {
     {
         let session = Session::new(self.rings, self.clock, self.size, self.mode);
         session.update(|progress| progress.passes = planner.passes());
+        if session.with_rings(|rings| rings.rings().iter().any(|ring| ring.is_at_least(1))) {
+            // Rings of an earlier reaper may be nearly full.
+            session.collector.doorbell().ring_full();
+        }
         let session = Arc::new(session);
         let state = Arc::new(Mutex::new(planner.state()));
         let (ready, is_ready) = mpsc::channel();

@@ -6,48 +6,21 @@ use std::os::fd::OwnedFd;
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::{Ring, RingState};
-use dirty_ring_core::slots::SlotTable;
 use dirty_ring_core::time::Instant;
 use kvm_ioctls::Error as KvmError;
-use vm_memory::GuestAddress;
 
 use crate::error::Error;
 use crate::host;
 use crate::mapping::MappedRing;
 use crate::sink::PageSink;
+use crate::slots::{MemorySlot, Slots};
 use crate::sys;
-
-/// Memory slots that one VM may have here.
-pub const MAX_SLOTS: usize = 512;
-
-/// A memory slot of the VM, as it was given to `KVM_SET_USER_MEMORY_REGION` with
-/// `KVM_MEM_LOG_DIRTY_PAGES`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemorySlot {
-    /// Slot and address space.
-    pub id: SlotId,
-    /// Guest physical address of its first page.
-    pub address: GuestAddress,
-    /// Pages.
-    pub pages: u64,
-}
-
-impl MemorySlot {
-    /// Slot `slot` of address space 0, `pages` pages from `address` on.
-    pub const fn new(slot: u16, address: GuestAddress, pages: u64) -> Self {
-        Self {
-            id: SlotId::new(0, slot),
-            address,
-            pages,
-        }
-    }
-}
 
 /// The mapped rings of one VM, its registered memory and its sink.
 pub struct KvmRings {
     vm: OwnedFd,
     rings: Vec<Ring<MappedRing>>,
-    slots: SlotTable<MAX_SLOTS>,
+    slots: Slots,
     sink: Box<dyn PageSink>,
 }
 
@@ -65,7 +38,7 @@ impl KvmRings {
         Self {
             vm,
             rings: Vec::new(),
-            slots: SlotTable::new(),
+            slots: Slots::default(),
             sink,
         }
     }
@@ -81,8 +54,8 @@ impl KvmRings {
         self.rings.len() - 1
     }
 
-    pub(crate) fn add_slot(&mut self, slot: &MemorySlot) -> Result<(), Error> {
-        self.slots.insert(slot.id, slot.pages)?;
+    pub(crate) fn add_slot(&mut self, slot: MemorySlot) -> Result<(), Error> {
+        self.slots.insert(slot)?;
         if let Err(error) = self.sink.add_slot(slot) {
             self.slots.remove(slot.id);
             return Err(error.into());
@@ -92,7 +65,7 @@ impl KvmRings {
 
     /// Removes a slot; returns whether it was there. The rings must be drained.
     pub(crate) fn remove_slot(&mut self, slot: SlotId) -> bool {
-        let known = self.slots.remove(slot).is_some();
+        let known = self.slots.remove(slot);
         if known {
             self.sink.remove_slot(slot);
         }
@@ -142,6 +115,11 @@ impl Backend for KvmRings {
     }
 
     fn publish(&mut self, pages: &[DirtyGfn]) {
-        self.sink.publish(pages);
+        for pages in pages.chunk_by(|one, next| one.slot == next.slot) {
+            // The slots don't change between harvest and publication: a change drains the rings.
+            if let Some(slot) = pages.first().and_then(|page| self.slots.get(page.slot)) {
+                self.sink.publish(slot, pages);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::host;
-use crate::rings::MemorySlot;
+use crate::slots::MemorySlot;
 
 /// Takes the pages that were dirtied, after the reset that makes them safe to read.
 ///
@@ -19,7 +19,7 @@ pub trait PageSink: Send {
     ///
     /// # Errors
     /// [`SinkError`] where the sink has no place for them; the slot is not registered then.
-    fn add_slot(&mut self, slot: &MemorySlot) -> Result<(), SinkError> {
+    fn add_slot(&mut self, slot: MemorySlot) -> Result<(), SinkError> {
         let _ = slot;
         Ok(())
     }
@@ -29,12 +29,13 @@ pub trait PageSink: Send {
         let _ = slot;
     }
 
-    /// These pages were dirtied. Every one names a page of a slot that was added.
-    fn publish(&mut self, pages: &[DirtyGfn]);
+    /// These pages of `slot`, which was added, were dirtied. At least one, in the order in which they
+    /// were logged; a page may come more than once.
+    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]);
 }
 
 impl<S: PageSink + ?Sized> PageSink for Box<S> {
-    fn add_slot(&mut self, slot: &MemorySlot) -> Result<(), SinkError> {
+    fn add_slot(&mut self, slot: MemorySlot) -> Result<(), SinkError> {
         (**self).add_slot(slot)
     }
 
@@ -42,8 +43,8 @@ impl<S: PageSink + ?Sized> PageSink for Box<S> {
         (**self).remove_slot(slot);
     }
 
-    fn publish(&mut self, pages: &[DirtyGfn]) {
-        (**self).publish(pages);
+    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) {
+        (**self).publish(slot, pages);
     }
 }
 
@@ -67,47 +68,26 @@ pub struct SinkError {
 #[derive(Debug)]
 pub struct BitmapSink<M> {
     memory: M,
-    slots: Vec<MemorySlot>,
     page_bytes: u64,
 }
 
 impl<M: GuestMemoryBackend> BitmapSink<M> {
-    /// A sink for `memory`; a clone of a `GuestMemoryMmap` shares its regions and bitmaps.
+    /// Creates a sink for `memory`; a clone of a `GuestMemoryMmap` shares its regions and bitmaps.
     pub fn new(memory: M) -> Self {
         Self {
             memory,
-            slots: Vec::new(),
             page_bytes: host::page_bytes().into(),
-        }
-    }
-
-    /// Marks `pages` pages of `slot` from page `offset` on.
-    fn mark(&self, slot: SlotId, offset: u64, pages: u64) {
-        let Some(slot) = self.slots.iter().find(|known| known.id == slot) else {
-            return;
-        };
-        let address = slot
-            .address
-            .unchecked_add(offset.saturating_mul(self.page_bytes));
-        // `add_slot` saw one region around the whole slot.
-        if let Some(region) = self.memory.find_region(address) {
-            let begin = address.unchecked_offset_from(region.start_addr());
-            let bytes = pages * self.page_bytes;
-            region.bitmap().mark_dirty(begin as usize, bytes as usize);
         }
     }
 }
 
 impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
-    fn add_slot(&mut self, slot: &MemorySlot) -> Result<(), SinkError> {
+    fn add_slot(&mut self, slot: MemorySlot) -> Result<(), SinkError> {
         let bytes = slot.pages.checked_mul(self.page_bytes);
         let last = bytes.and_then(|bytes| slot.address.checked_add(bytes.checked_sub(1)?));
         let region = self.memory.find_region(slot.address);
         match (region, last) {
-            (Some(region), Some(last)) if last <= region.last_addr() => {
-                self.slots.push(*slot);
-                Ok(())
-            }
+            (Some(region), Some(last)) if last <= region.last_addr() => Ok(()),
             _ => Err(SinkError {
                 slot: slot.id.slot(),
                 address: slot.address.0,
@@ -116,18 +96,18 @@ impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
         }
     }
 
-    fn remove_slot(&mut self, slot: SlotId) {
-        self.slots.retain(|known| known.id != slot);
-    }
-
-    fn publish(&mut self, pages: &[DirtyGfn]) {
-        // Guests write runs: one look-up for each.
-        let runs = pages.chunk_by(|one, next| {
-            one.slot == next.slot && one.offset.checked_add(1) == Some(next.offset)
-        });
-        for run in runs {
+    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) {
+        // `add_slot` saw one region around the whole slot.
+        let Some(region) = self.memory.find_region(slot.address) else {
+            return;
+        };
+        let slot_offset = slot.address.unchecked_offset_from(region.start_addr());
+        // Guests write runs of pages.
+        for run in pages.chunk_by(|one, next| one.offset.checked_add(1) == Some(next.offset)) {
             if let [first, ..] = run {
-                self.mark(first.slot, first.offset, run.len() as u64);
+                let begin = slot_offset + first.offset * self.page_bytes;
+                let bytes = run.len() as u64 * self.page_bytes;
+                region.bitmap().mark_dirty(begin as usize, bytes as usize);
             }
         }
     }
@@ -167,19 +147,14 @@ mod tests {
         // A slot may begin inside a region.
         let low = MemorySlot::new(3, GuestAddress(0x1_2000), 14);
         let high = MemorySlot::new(4, GuestAddress(0x10_0000), 16);
-        sink.add_slot(&low).unwrap();
-        sink.add_slot(&high).unwrap();
+        sink.add_slot(low).unwrap();
+        sink.add_slot(high).unwrap();
         let gfn = |slot: &MemorySlot, offset| DirtyGfn {
             slot: slot.id,
             offset,
         };
-        sink.publish(&[
-            gfn(&low, 0),
-            gfn(&low, 1),
-            gfn(&low, 13),
-            gfn(&high, 14),
-            gfn(&high, 15),
-        ]);
+        sink.publish(&low, &[gfn(&low, 0), gfn(&low, 1), gfn(&low, 13)]);
+        sink.publish(&high, &[gfn(&high, 14), gfn(&high, 15)]);
         assert_eq!(
             dirty(&memory),
             [0x1_2000, 0x1_3000, 0x1_f000, 0x10_e000, 0x10_f000]
@@ -196,7 +171,7 @@ mod tests {
             (0x10_0000, 0),
         ] {
             let slot = MemorySlot::new(1, GuestAddress(address), pages);
-            let error = sink.add_slot(&slot).unwrap_err();
+            let error = sink.add_slot(slot).unwrap_err();
             assert_eq!((error.address, error.pages), (address, pages));
         }
     }

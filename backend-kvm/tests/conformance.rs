@@ -11,7 +11,7 @@ use dirty_ring_core::collector::Collector;
 use dirty_ring_core::conformance::{self, Subject};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_guest::{Guest, GuestConfig, PAGE_BYTES, RunningGuest};
-use dirty_ring_kvm::{KvmRings, PageSink, ReaperBuilder, Support};
+use dirty_ring_kvm::{KvmRings, MemorySlot, PageSink, ReaperBuilder, Support};
 use kvm_ioctls::Kvm;
 
 const VCPUS: usize = 2;
@@ -23,7 +23,7 @@ type Published = Arc<Mutex<HashMap<(SlotId, u64), u32>>>;
 struct Counts(Published);
 
 impl PageSink for Counts {
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, _slot: &MemorySlot, pages: &[DirtyGfn]) {
         let mut counts = self.0.lock().unwrap();
         for page in pages {
             *counts.entry((page.slot, page.offset)).or_default() += 1;
@@ -97,14 +97,13 @@ impl Subject for RealVm {
 
     fn take_published(&mut self, vcpu: usize, page: u32) -> u32 {
         let address = self.guest.layout().data_address(vcpu) + u64::from(page) * PAGE_BYTES;
-        let slots = self.guest.data_slots().iter();
-        let slot = slots
-            .filter(|slot| slot.guest_address <= address)
-            .next_back()
-            .unwrap();
+        let mut slots = self.guest.data_slots().iter();
+        let slot = slots.rfind(|slot| slot.guest_address <= address).unwrap();
         let offset = (address - slot.guest_address) / PAGE_BYTES;
         let mut published = self.published.lock().unwrap();
-        published.remove(&(slot.memory_slot().id, offset)).unwrap_or(0)
+        published
+            .remove(&(slot.memory_slot().id, offset))
+            .unwrap_or(0)
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::planner::PassRecord;
+use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{GuestConfig, ReapedGuest, Reaping};
 use dirty_ring_kvm::Support;
-use dirty_ring_core::time::Micros;
 use kvm_ioctls::Kvm;
 
 /// Counts the allocations of each thread.

@@ -128,7 +128,7 @@ struct Copying {
 }
 
 impl PageSink for Copying {
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, _slot: &MemorySlot, pages: &[DirtyGfn]) {
         let mut copies = self.copies.lock().unwrap();
         for page in pages {
             let slot = self.slots.iter().find(|slot| slot.id == page.slot).unwrap();
@@ -248,7 +248,7 @@ fn a_failing_kick_of_the_embedder_is_told_and_the_reaper_lives_on() {
 fn a_sink_that_panics_is_an_error_and_not_a_hang() {
     struct Panicking;
     impl PageSink for Panicking {
-        fn publish(&mut self, _: &[DirtyGfn]) {
+        fn publish(&mut self, _: &MemorySlot, _: &[DirtyGfn]) {
             panic!("the disk is full");
         }
     }
@@ -276,7 +276,7 @@ fn a_sink_that_panics_is_an_error_and_not_a_hang() {
 fn rings_must_be_enabled_before_the_first_vcpu_and_the_errors_say_so() {
     struct NoPages;
     impl PageSink for NoPages {
-        fn publish(&mut self, _: &[DirtyGfn]) {}
+        fn publish(&mut self, _: &MemorySlot, _: &[DirtyGfn]) {}
     }
     let Some((kvm, support)) = kvm() else { return };
     let vm = kvm.create_vm().unwrap();
@@ -308,12 +308,12 @@ fn a_slot_can_be_removed_and_its_number_reused_under_a_running_reaper() {
             let drained = is_dirty(&vm.guest, pages(&vm.guest, 0, 1000).last().unwrap());
             let known = memory.remove(second.id);
             let unknown = memory.remove(second.id);
-            memory.add(&second)?;
+            memory.add(second)?;
             Ok::<_, Error>((drained, known, unknown))
         })
         .unwrap();
     assert!(drained && known && !unknown);
-    let again = vm.reaper.update_memory(|memory| memory.add(&second));
+    let again = vm.reaper.update_memory(|memory| memory.add(second));
     assert!(matches!(again.unwrap_err(), Error::Slot(_)));
     vm.running.stop().unwrap();
     vm.reaper.stop().unwrap();

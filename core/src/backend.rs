@@ -7,12 +7,14 @@ use crate::ring::Ring;
 ///
 /// # What an implementer MUST give
 ///
-/// Tick these off; the [conformance kit](crate::conformance) checks those marked with a star.
+/// Tick these off; the [conformance kit](crate::conformance) checks those marked with a star, as far
+/// as one vCPU's own pages show them.
 ///
 /// Rings:
-/// * \* [`rings`](Self::rings) and [`rings_mut`](Self::rings_mut) are the same slice. A ring's index
-///   is its vCPU's index and stays the same while it is there.
-/// * \* A ring is fresh when it is added, or created from the state that was saved of it.
+/// * \* [`rings`](Self::rings) and [`rings_mut`](Self::rings_mut) are the same slice.
+/// * A ring's index is its vCPU's index and stays the same while it is there.
+/// * \* A ring is fresh when it is added.
+/// * A ring that was reaped before is created from the state that was saved of it.
 /// * \* An entry appears in the ring of the vCPU that wrote the page, once per write to a page that
 ///   is protected.
 ///

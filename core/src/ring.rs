@@ -30,7 +30,7 @@ pub struct RingStats {
     pub bad_entries: u64,
     /// Ring-full exits of its vCPU.
     pub ring_fulls: u64,
-    /// Most entries that a look found in it.
+    /// Most entries that a look found in it, or that one harvest took.
     pub peak_occupancy: u32,
 }
 

@@ -45,7 +45,8 @@ where
         let report = self
             .collector
             .with(|collector| collector.ring_full(ring, mode, now));
-        let is_done = mode == RingFullMode::Whole && matches!(&report, Ok(report) if report.settled);
+        let is_done =
+            mode == RingFullMode::Whole && matches!(&report, Ok(report) if report.settled);
         if !is_done {
             self.doorbell.ring_full();
         }
@@ -53,7 +54,8 @@ where
     }
 
     /// Harvests, resets and publishes everything that is in the rings, on the caller's thread. Gives
-    /// up the lock between two batches, so that a vCPU on ring-full doesn't wait for all of it.
+    /// up the lock between two batches, so that a vCPU on ring-full doesn't wait for all of it. `now`
+    /// is read under the lock.
     ///
     /// # Errors
     /// See [`Collector::settle`].

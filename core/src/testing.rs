@@ -137,7 +137,7 @@ pub(crate) enum Weather {
     Short(u32),
     /// It fails before it did anything.
     Fails,
-    /// It counts so many entries more than it reset, as if somebody else had harvested them.
+    /// It counts so many entries more than it reset, as if another reaper had harvested them.
     Foreign(u32),
 }
 

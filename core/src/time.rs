@@ -173,7 +173,9 @@ pub struct ParseMicrosError;
 
 impl fmt::Display for ParseMicrosError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a length of time: give a whole number and its unit, as in 1s, 10ms or 250us")
+        f.write_str(
+            "not a length of time: give a whole number and its unit, as in 1s, 10ms or 250us",
+        )
     }
 }
 
@@ -218,7 +220,16 @@ mod tests {
             assert_eq!(text.parse::<Micros>().unwrap().to_string(), text);
         }
         assert_eq!("90s".parse(), Ok(Micros::from_secs(90)));
-        for wrong in ["", "1", "s", "1.5s", "-1s", "1 s", "1x", "18446744073709551615s"] {
+        for wrong in [
+            "",
+            "1",
+            "s",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "1x",
+            "18446744073709551615s",
+        ] {
             assert_eq!(wrong.parse::<Micros>(), Err(ParseMicrosError), "{wrong}");
         }
     }

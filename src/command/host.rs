@@ -83,7 +83,8 @@ impl KvmHost {
                 "/dev/kvm exists but is no KVM: load the kvm module".into(),
             ));
         }
-        let support = Support::probe(&kvm).map_err(|error| Failure::Host(failure::describe(&error)))?;
+        let support =
+            Support::probe(&kvm).map_err(|error| Failure::Host(failure::describe(&error)))?;
         if cfg!(not(target_arch = "x86_64")) {
             return Err(Failure::Host(
                 "the test guest is written for x86_64: use such a host".into(),

@@ -47,14 +47,14 @@ impl FromStr for PolicyName {
         match text.trim() {
             "none" => Ok(Self::NONE),
             name => match name.parse() {
-                Ok(spec) if too_long(&spec) => Err(format!("'{name}' is too long: give 24h or less")),
-                Ok(spec) => Ok(Self(Some(spec))),
-                Err(PolicyError::Unknown) => {
-                    Err(format!("'{name}' is not a policy: choose {PolicyNames} or none"))
+                Ok(spec) if too_long(&spec) => {
+                    Err(format!("'{name}' is too long: give 24h or less"))
                 }
-                Err(error) => Err(format!(
-                    "{error}; the policies are {PolicyNames} and none"
+                Ok(spec) => Ok(Self(Some(spec))),
+                Err(PolicyError::Unknown) => Err(format!(
+                    "'{name}' is not a policy: choose {PolicyNames} or none"
                 )),
+                Err(error) => Err(format!("{error}; the policies are {PolicyNames} and none")),
             },
         }
     }

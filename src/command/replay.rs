@@ -29,8 +29,8 @@ struct Line {
 
 /// Replays a trace.
 pub(crate) fn replay(arguments: &ReplayArguments) -> Result<(), Failure> {
-    let size =
-        default_size(arguments.ring_entries).map_err(|error| Failure::Usage(failure::describe(&error)))?;
+    let size = default_size(arguments.ring_entries)
+        .map_err(|error| Failure::Usage(failure::describe(&error)))?;
     // Wrong arguments are reported before the trace is opened.
     controller(arguments.policy, size)?;
     let (name, input) = open(&arguments.file)?;

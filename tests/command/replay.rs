@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use dirty_ring::core::time::Micros;
 use dirty_ring::core::controller::{Controller, Measurement, Policy};
 use dirty_ring::core::size::{PML_ENTRIES, RingSize};
+use dirty_ring::core::time::Micros;
 use serde_json::Value;
 
 use crate::support::{POLICIES, Ran, Scratch, backends, command, dirty_ring_with};

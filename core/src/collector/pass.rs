@@ -49,7 +49,9 @@ impl Pass {
 
     fn is_left_alone(&self, ring: usize) -> bool {
         let (word, bit) = place(ring);
-        self.left_alone.get(word).is_some_and(|word| word & bit != 0)
+        self.left_alone
+            .get(word)
+            .is_some_and(|word| word & bit != 0)
     }
 }
 

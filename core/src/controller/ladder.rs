@@ -152,10 +152,7 @@ impl Ladder {
                 // that one counts many times over: near a mark it would let a level through that
                 // is too slow, and the ladder would hunt.
                 let unseen = u128::from(level < self.state.level && entries != 0);
-                entries
-                    .saturating_add(unseen)
-                    .saturating_mul(wait.0.into())
-                    < allowed
+                entries.saturating_add(unseen).saturating_mul(wait.0.into()) < allowed
             })
             .unwrap_or(RunLevel::MaxSpeed)
     }

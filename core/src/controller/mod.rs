@@ -32,9 +32,7 @@ pub use fixed::{Fixed, FixedError};
 pub use halving::{Halving, HalvingConfig, HalvingError, HalvingState};
 pub use ladder::{Ladder, LadderTable, LadderTableError};
 pub use level::{LEVELS, LevelState, RunLevel, Waits, WaitsError};
-pub use policy::{
-    Argument, Policy, PolicyError, PolicyNames, PolicySpec, PolicyState, Registered,
-};
+pub use policy::{Argument, Policy, PolicyError, PolicyNames, PolicySpec, PolicyState, Registered};
 pub use seed::{LevelTable, LevelTableError, Seed};
 
 use core::fmt;

@@ -73,7 +73,10 @@ impl fmt::Display for PolicyError {
         match self {
             Self::Unknown => write!(f, "no such policy: choose {PolicyNames}"),
             Self::NeedlessArgument { name } => {
-                write!(f, "{name} takes no argument: leave out what follows the colon")
+                write!(
+                    f,
+                    "{name} takes no argument: leave out what follows the colon"
+                )
             }
             Self::MissingArgument { name } => {
                 write!(f, "{name} needs a length of time, as in {name}:1s")

@@ -7,7 +7,8 @@
 //! | question | answer |
 //! |---|---|
 //! | How fast may it fill? | [`peak_per_s`](Growth::peak_per_s), a maximum that fades |
-//! | How fast does it fill lately? | [`rate_per_s`](Growth::rate_per_s), and since when that has held: [`calm_since`](Growth::calm_since) |
+//! | How fast does it fill lately? | [`rate_per_s`](Growth::rate_per_s) |
+//! | Was it full lately? | [`full_at`](Growth::full_at) |
 //! | Does it grow at all? | [`grown`](Growth::grown) |
 //! | Do its pages come round again within one ring? | [`recurrence`](Growth::recurrence) |
 //! | How long may its oldest entry have waited? | [`oldest_since`](Growth::oldest_since) |
@@ -27,8 +28,6 @@ const MEASURABLE_PARTS: u32 = 8;
 const PEAK_FADE_PARTS: u64 = 64;
 /// With each look that finds less, the rate fades by so many parts.
 const RATE_FADE_PARTS: u64 = 2;
-/// A rate that rose by more than this factor is a surprise.
-const SURPRISE: u64 = 2;
 
 /// What is known of how one ring grows. Plain data: a copy of it is its saved state.
 #[derive(Clone, Debug)]
@@ -40,7 +39,7 @@ pub struct Growth {
     grown: u32,
     peak_per_s: u64,
     rate_per_s: u64,
-    calm_since: Instant,
+    watched_since: Instant,
     oldest_since: Instant,
     full: Option<Instant>,
     recurrence: Recurrence,
@@ -54,8 +53,10 @@ pub struct GrowthState {
     pub peak_per_s: u64,
     /// [`Growth::rate_per_s`].
     pub rate_per_s: u64,
-    /// How long the rate has held.
-    pub calm_for: Micros,
+    /// [`Growth::grown`].
+    pub grown: u32,
+    /// How long it has been watched.
+    pub watched_for: Micros,
     /// How long its oldest entry may have waited.
     pub oldest_for: Micros,
     /// How long ago it was full, if it ever was.
@@ -73,7 +74,7 @@ impl Growth {
             grown: 0,
             peak_per_s: 0,
             rate_per_s: 0,
-            calm_since: now,
+            watched_since: now,
             oldest_since: now,
             full: None,
             recurrence: Recurrence::new(),
@@ -85,7 +86,8 @@ impl Growth {
     pub(crate) fn restore(&mut self, state: &GrowthState, now: Instant) {
         self.peak_per_s = state.peak_per_s;
         self.rate_per_s = state.rate_per_s;
-        self.calm_since = now - state.calm_for;
+        self.grown = state.grown;
+        self.watched_since = now - state.watched_for;
         self.oldest_since = now - state.oldest_for;
         self.full = state.full_for.map(|ago| now - ago);
         self.recurrence = state.recurrence;
@@ -96,7 +98,8 @@ impl Growth {
         GrowthState {
             peak_per_s: self.peak_per_s,
             rate_per_s: self.rate_per_s,
-            calm_for: now - self.calm_since,
+            grown: self.grown,
+            watched_for: now - self.watched_since,
             oldest_for: now - self.oldest_since,
             full_for: self.full.map(|full| now - full),
             recurrence: self.recurrence,
@@ -115,9 +118,9 @@ impl Growth {
         self.rate_per_s
     }
 
-    /// Returns since when the rate hasn't more than doubled from one look to the next.
-    pub const fn calm_since(&self) -> Instant {
-        self.calm_since
+    /// Returns since when it has been watched.
+    pub const fn watched_since(&self) -> Instant {
+        self.watched_since
     }
 
     /// Returns the entries that came between the last look and the one before.
@@ -159,6 +162,12 @@ impl Growth {
         if occupancy == 0 {
             self.oldest_since = now;
         }
+        if now < self.looked {
+            // A clock that went back: nothing can be measured across it.
+            self.looked = now;
+            self.published = published;
+            return;
+        }
         let elapsed = now - self.looked;
         if elapsed.is_zero() {
             // The next look measures this one's growth as well.
@@ -168,14 +177,12 @@ impl Growth {
         self.looked = now;
         self.published = published;
         self.meter.record(elapsed, grown.into());
-        if grown >= soft_limit / MEASURABLE_PARTS {
+        // Where the look before found no growth, the ring stood still for some part of the time.
+        if self.grown != 0 && grown >= soft_limit / MEASURABLE_PARTS {
             let rate = elapsed.rate_of(grown.into());
             self.peak_per_s = fade(self.peak_per_s, PEAK_FADE_PARTS).max(rate);
         }
         let rate = elapsed.rate_of(grown.into());
-        if rate > self.rate_per_s.saturating_mul(SURPRISE) {
-            self.calm_since = now;
-        }
         self.rate_per_s = fade(self.rate_per_s, RATE_FADE_PARTS).max(rate);
         self.grown = grown;
     }
@@ -183,8 +190,6 @@ impl Growth {
     /// Its vCPU left guest mode because it was full.
     pub(crate) fn ring_full(&mut self, now: Instant) {
         self.full = Some(now);
-        self.calm_since = now;
-        self.recurrence.forget();
     }
 
     /// A pass or a drain takes what is in it at `now`; `on_request` if only because all pages were

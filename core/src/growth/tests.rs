@@ -7,24 +7,22 @@ fn fresh() -> Growth {
 }
 
 #[test]
-fn the_rate_is_a_maximum_that_halves_and_a_rise_to_more_than_twice_of_it_ends_the_calm() {
+fn the_rate_is_a_maximum_that_halves_with_each_look_that_finds_less() {
     let mut growth = fresh();
     growth.look(Instant(1_000), 100, 100, SOFT_LIMIT);
-    assert_eq!((growth.rate_per_s(), growth.calm_since()), (100_000, Instant(1_000)));
+    assert_eq!((growth.rate_per_s(), growth.grown()), (100_000, 100));
     growth.look(Instant(2_000), 100, 100, SOFT_LIMIT);
     assert_eq!((growth.rate_per_s(), growth.grown()), (50_000, 0));
-    growth.look(Instant(3_000), 200, 200, SOFT_LIMIT);
-    assert_eq!((growth.rate_per_s(), growth.calm_since()), (100_000, Instant(1_000)));
-    growth.look(Instant(4_000), 401, 401, SOFT_LIMIT);
-    assert_eq!((growth.rate_per_s(), growth.calm_since()), (201_000, Instant(4_000)));
+    growth.look(Instant(3_000), 140, 140, SOFT_LIMIT);
+    assert_eq!(growth.rate_per_s(), 40_000);
 }
 
 #[test]
-fn a_ring_full_ends_the_calm_and_is_remembered() {
+fn a_ring_full_is_remembered() {
     let mut growth = fresh();
     assert_eq!(growth.full_at(), None);
     growth.ring_full(Instant(4_000));
-    assert_eq!((growth.full_at(), growth.calm_since()), (Some(Instant(4_000)), Instant(4_000)));
+    assert_eq!(growth.full_at(), Some(Instant(4_000)));
 }
 
 #[test]
@@ -42,6 +40,13 @@ fn the_peak_is_measured_over_an_eighth_of_the_ring_and_fades_only_when_measured(
     let mut growth = fresh();
     growth.look(Instant(1_000), 503, 503, SOFT_LIMIT);
     assert_eq!(growth.peak_per_s(), 0);
+    growth.look(Instant(1_500), 1_007, 1_007, SOFT_LIMIT);
+    assert_eq!(growth.peak_per_s(), 1_008_000);
+    let mut growth = fresh();
+    growth.look(Instant(1_000), 1_000, 1_000, SOFT_LIMIT);
+    assert_eq!(growth.peak_per_s(), 0, "it may have stood still before");
+    let mut growth = fresh();
+    growth.look(Instant(1_000), 503, 503, SOFT_LIMIT);
     growth.look(Instant(2_000), 503 + 504, 1_007, SOFT_LIMIT);
     assert_eq!(growth.peak_per_s(), 504_000);
     growth.look(Instant(3_000), 1_008, 1_008, SOFT_LIMIT);

@@ -71,6 +71,8 @@ pub struct Planner<C = Policy, const HISTORY: usize = DEFAULT_HISTORY> {
     phase: Phase,
     action: Action,
     passes: u64,
+    /// It goes on from a saved state, and what is in the rings is unknown.
+    is_resumed: bool,
     /// When the last pass began, or the machine started.
     last_pass: Instant,
     pass: Pass,
@@ -105,6 +107,7 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
             phase: Phase::Idle,
             action: Action::Done,
             passes: 0,
+            is_resumed: false,
             last_pass: Instant(0),
             pass: Pass {
                 begun: Instant(0),
@@ -128,6 +131,7 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
         controller.restore(&state.controller)?;
         let mut planner = Self::new(controller);
         planner.passes = state.passes;
+        planner.is_resumed = true;
         Ok(planner)
     }
 
@@ -169,13 +173,19 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
         self.history.recent()
     }
 
-    /// The driver starts at `now`. Only in [`Phase::Idle`].
+    /// The driver starts at `now`. Only in [`Phase::Idle`]. The first pass of a resumed machine comes
+    /// at once: rings may be nearly full.
     pub fn start(&mut self, now: Instant) -> Action {
         if self.phase != Phase::Idle {
             return self.action;
         }
         self.pending = Wakes::empty();
         self.last_pass = now;
+        if core::mem::take(&mut self.is_resumed) {
+            self.phase = Phase::Waiting;
+            self.action = Action::Wait { until: now };
+            return self.action;
+        }
         let decision = self.controller.current();
         self.wait(now, decision)
     }

@@ -215,7 +215,8 @@ fn each_broken_backend_fails_by_the_rule_that_it_breaks() {
     let pages = u64::from(PAGES);
     let logged = "a write to a protected page is logged";
     let published = "every harvested page is published once";
-    let left = "nothing is left to reset";
+    let ends = "resets come to an end";
+    let fails = "a reset doesn't fail";
     for (fault, rule, vcpu, expected, found) in [
         (Fault::NoRings, "there is a ring", 0, 1, 0),
         (
@@ -250,18 +251,18 @@ fn each_broken_backend_fails_by_the_rule_that_it_breaks() {
             0,
             1,
         ),
-        (Fault::ResetCountsOneMore, left, 0, 0, pages),
-        (Fault::ResetCountsOneLess, left, 0, 0, 1),
-        (Fault::ResetDoesNothing, left, 0, 0, pages),
-        (Fault::ResetTakesAges, "resets come to an end", 0, 1, 0),
-        (Fault::ResetFails, left, 0, 0, pages),
         (
-            Fault::ResetFailsWhereTwoRingsWait,
-            "the ring-full path takes all rings",
+            Fault::ResetCountsOneMore,
+            "a reset counts no entry that wasn't harvested",
             0,
-            2 * pages,
-            0,
+            pages,
+            pages + 1,
         ),
+        (Fault::ResetCountsOneLess, ends, 0, 1, 0),
+        (Fault::ResetDoesNothing, ends, 0, 1, 0),
+        (Fault::ResetTakesAges, ends, 0, 1, 0),
+        (Fault::ResetFails, fails, 0, 1, 0),
+        (Fault::ResetFailsWhereTwoRingsWait, fails, 0, 1, 0),
         (
             Fault::ResetCountsWhatItLeaves,
             "after a reset writes are logged again",

@@ -30,7 +30,8 @@ pub(crate) fn probe(arguments: &ProbeArguments) -> Result<(), Failure> {
     let bar = progress::bar(1);
     bar.set_message("measuring");
     #[cfg(target_arch = "x86_64")]
-    let costs = measure::measure(&kvm).map_err(|error| Failure::Run(failure::describe(error.as_ref())))?;
+    let costs =
+        measure::measure(&kvm).map_err(|error| Failure::Run(failure::describe(error.as_ref())))?;
     // `KvmHost::open` fails where the guest can't run.
     #[cfg(not(target_arch = "x86_64"))]
     let costs: Costs = return Err(Failure::Host("the test guest is written for x86_64".into()));

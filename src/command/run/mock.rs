@@ -31,7 +31,8 @@ pub(super) fn check(plan: &Plan) -> Result<(RingSize, SimConfig), Failure> {
 /// Runs `plan` on the mock.
 pub(super) fn run(plan: &Plan) -> Result<RunReport, Failure> {
     let (size, config) = check(plan)?;
-    let simulation = Simulation::new(config).map_err(|error| Failure::Usage(failure::describe(&error)))?;
+    let simulation =
+        Simulation::new(config).map_err(|error| Failure::Usage(failure::describe(&error)))?;
     let observe = |step: &_| {
         if let Some(trace) = &plan.trace {
             trace.write(step);

@@ -27,9 +27,9 @@ const ENTRIES_PER_US: u64 = 32;
 const REACTION_FADE_PARTS: u64 = 64;
 /// A pass or a look is worth its wake if the ring filled by a quarter since the last.
 const QUARTER: u64 = 4;
-/// A ring is calm once its rate has held for as many times what an empty ring lasts at the peak: by
-/// then more looks cost more CPU than the one ring-full that they might avoid.
-const CALM_RINGS: u64 = 4;
+/// A ring's rate is known once it was watched for as many times what an empty ring lasts at the
+/// peak: by then more looks cost more CPU than the one ring-full that they might avoid.
+const CALM_RINGS: u64 = 2;
 /// After a ring-full a ring isn't calm for so long: a guest that works in bursts is looked at.
 const CAREFUL: Micros = Micros::from_secs(10);
 /// Recurrences, or their absence, in a row that are believed.
@@ -54,7 +54,7 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 /// |---|---|---|
 /// | nothing yet, or its pages come round within one ring | soft limit, less the reaction | peak |
 /// | no page comes round within one ring: an early reap is free | half the soft limit | peak |
-/// | calm: its rate has held for some time | as above | that rate |
+/// | calm: watched for some time, and not full lately | as above | its rate, a maximum that fades |
 ///
 /// *Left* is the time from here to the mark at that speed. A pass takes the rings whose left is less
 /// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring whose
@@ -164,7 +164,7 @@ impl Deadline {
         let growth = ring.growth;
         let recurrence = growth.recurrence();
         let was_full = growth.full_at().is_some_and(|at| now - at < CAREFUL);
-        let is_calm = !was_full && now - growth.calm_since() >= full * CALM_RINGS;
+        let is_calm = !was_full && now - growth.watched_since() >= full * CALM_RINGS;
         let is_free = recurrence.strangers() >= BELIEVED;
         let fits = recurrence.rounds() >= BELIEVED && occupancy <= recurrence.working_set();
         let speed = if is_calm {
@@ -297,13 +297,11 @@ impl Registered for Deadline {
     fn build(argument: Option<Micros>, size: RingSize) -> Result<Self, PolicyError> {
         let mut config = DeadlineConfig::STANDARD;
         if let Some(limit) = argument {
-            config = config
-                .freshness(limit)
-                .map_err(|_| PolicyError::Refused {
-                    name: Self::NAME,
-                    why: "a freshness limit of no length would make the reaper spin: give it a \
+            config = config.freshness(limit).map_err(|_| PolicyError::Refused {
+                name: Self::NAME,
+                why: "a freshness limit of no length would make the reaper spin: give it a \
                           length",
-                })?;
+            })?;
         }
         Ok(Self::new(config, size))
     }

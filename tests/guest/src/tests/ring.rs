@@ -101,7 +101,8 @@ fn a_failed_callback_stops_its_vcpu_alone_and_is_returned_by_stop() {
         error,
         GuestError::RingFullCallback { vcpu: 1, .. }
     ));
-    assert!(error.to_string().contains("no room was made"));
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("no room was made"));
 }
 
 #[test]

@@ -93,8 +93,6 @@ fn after_a_clock_that_went_back_it_goes_on() {
     vm.run(SECOND * 2);
     vm.kick(vm.now - SECOND);
     vm.run(SECOND * 2);
-    // DEFECT: until the clock has caught up, `Growth::look` keeps neither the index nor the time of
-    // a look, so `occupancy_seen` stays at 0 and every ring is left alone until it is full.
     assert!(vm.ring_fulls(0) <= 1, "{}", vm.ring_fulls(0));
     assert!(vm.harvested()[0] > 250_000);
 }

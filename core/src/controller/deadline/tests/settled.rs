@@ -8,8 +8,6 @@ fn an_idle_guest_costs_six_wakes_in_its_first_second_at_most_and_none_after() {
         let bed = Bed::default();
         let mut vm = Vm::sized(&bed, 2, STANDARD, ring_size(entries));
         let first = vm.wakes_in(SECOND);
-        // DEFECT: it is 8 with a ring of 1024, where the unknown reaction halves each wait, and calm
-        // takes four times what the whole ring lasts.
         assert!(
             first <= 6,
             "{first} wakes in the first second, ring of {entries}"

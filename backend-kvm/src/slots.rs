@@ -1,0 +1,106 @@
+//! The registered memory slots: which pages a ring entry may name.
+
+use dirty_ring_core::entry::{DirtyGfn, SlotId};
+use dirty_ring_core::slots::SlotError;
+use vm_memory::GuestAddress;
+
+/// A memory slot of the VM, as it was given to `KVM_SET_USER_MEMORY_REGION` with
+/// `KVM_MEM_LOG_DIRTY_PAGES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySlot {
+    /// Slot and address space.
+    pub id: SlotId,
+    /// Guest physical address of its first page.
+    pub address: GuestAddress,
+    /// Pages.
+    pub pages: u64,
+}
+
+impl MemorySlot {
+    /// Creates slot `slot` of address space 0, `pages` pages from `address` on.
+    pub const fn new(slot: u16, address: GuestAddress, pages: u64) -> Self {
+        Self {
+            id: SlotId::new(0, slot),
+            address,
+            pages,
+        }
+    }
+}
+
+/// The slots of one VM, by number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slots(Vec<MemorySlot>);
+
+impl Slots {
+    pub(crate) fn insert(&mut self, slot: MemorySlot) -> Result<(), SlotError> {
+        if slot.pages == 0 {
+            return Err(SlotError::Empty { slot: slot.id });
+        }
+        match self.position(slot.id) {
+            Ok(_) => Err(SlotError::Duplicate { slot: slot.id }),
+            Err(at) => {
+                self.0.insert(at, slot);
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes a slot; returns whether it was there.
+    pub(crate) fn remove(&mut self, slot: SlotId) -> bool {
+        self.position(slot).is_ok_and(|at| {
+            self.0.remove(at);
+            true
+        })
+    }
+
+    pub(crate) fn get(&self, slot: SlotId) -> Option<&MemorySlot> {
+        self.position(slot).ok().and_then(|at| self.0.get(at))
+    }
+
+    /// Returns whether `gfn` names a page of a registered slot.
+    pub(crate) fn contains(&self, gfn: &DirtyGfn) -> bool {
+        self.get(gfn.slot)
+            .is_some_and(|slot| gfn.offset < slot.pages)
+    }
+
+    fn position(&self, slot: SlotId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&slot, |slot| slot.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_slots_than_a_table_of_fixed_size_would_hold_are_known_by_number() {
+        let mut slots = Slots::default();
+        for number in (0..2000).rev() {
+            let slot = MemorySlot::new(number, GuestAddress(0), 1 + u64::from(number));
+            slots.insert(slot).unwrap();
+        }
+        let gfn = |slot, offset| DirtyGfn {
+            slot: SlotId::new(0, slot),
+            offset,
+        };
+        assert!(slots.contains(&gfn(1999, 1999)) && !slots.contains(&gfn(1999, 2000)));
+        assert!(slots.remove(SlotId::new(0, 1999)) && !slots.remove(SlotId::new(0, 1999)));
+        assert!(!slots.contains(&gfn(1999, 0)) && slots.contains(&gfn(1998, 0)));
+    }
+
+    #[test]
+    fn a_slot_twice_or_without_pages_is_refused() {
+        let mut slots = Slots::default();
+        let slot = MemorySlot::new(3, GuestAddress(0), 5);
+        slots.insert(slot).unwrap();
+        assert_eq!(
+            slots.insert(slot),
+            Err(SlotError::Duplicate { slot: slot.id })
+        );
+        let empty = MemorySlot::new(4, GuestAddress(0), 0);
+        assert_eq!(
+            slots.insert(empty),
+            Err(SlotError::Empty { slot: empty.id })
+        );
+    }
+}
