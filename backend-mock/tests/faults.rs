@@ -178,11 +178,8 @@ fn resets_that_never_do_anything_end_the_run_in_an_error() {
         };
         assert!(*at_us > 0);
         assert!(matches!(source, CollectError::Stalled { outstanding } if *outstanding > 0));
-        assert!(
-            error
-                .to_string()
-                .contains("resets no ring entries any more")
-        );
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("resets no ring entries any more"));
     }
 }
 
@@ -207,16 +204,18 @@ fn an_overrun_ends_the_run_in_an_error_that_names_the_vcpu() {
                 ..config("storm", 5_000, overrun(1, entries_beyond))
             })
             .unwrap_err();
-            let SimError::Overrun { vcpu, at_us, .. } = error else {
+            let SimError::Overrun {
+                vcpu,
+                at_us,
+                source,
+            } = error
+            else {
                 panic!("{error}");
             };
             assert_eq!(vcpu, 1);
             assert!((20_000..60_000).contains(&at_us), "{at_us}");
-            assert!(
-                error
-                    .to_string()
-                    .contains("the dirty ring of vCPU 1 has overrun")
-            );
+            let source = source.to_string();
+            assert!(source.contains("the dirty ring of vCPU 1 has overrun"));
         }
     }
 }
