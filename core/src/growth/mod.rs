@@ -21,7 +21,7 @@ pub use recurrence::Recurrence;
 
 use crate::time::{Instant, Micros};
 
-/// A look measures the peak over this share of the soft limit or more: less is noise.
+/// The peak is measured over this share of the soft limit or more: less is noise.
 const MEASURABLE_PARTS: u32 = 8;
 /// With each measurement the peak fades by so many parts: one odd measurement is forgotten within
 /// seconds of a storm, and a quiet guest forgets nothing.
@@ -37,13 +37,21 @@ pub struct Growth {
     published: u32,
     /// Entries that came between the last look and the one before.
     grown: u32,
+    /// Where the present measurement of the peak began.
+    measured: Measured,
     peak_per_s: u64,
     rate_per_s: u64,
-    watched_since: Instant,
+    watched_since: Option<Instant>,
     oldest_since: Instant,
     full: Option<Instant>,
     recurrence: Recurrence,
     meter: RateMeter,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    at: Instant,
+    published: u32,
 }
 
 /// What has to be saved of a [`Growth`], with times as ages: clocks differ between processes.
@@ -51,12 +59,16 @@ pub struct Growth {
 pub struct GrowthState {
     /// [`Growth::peak_per_s`].
     pub peak_per_s: u64,
+    /// How long its present measurement has taken.
+    pub measured_for: Micros,
+    /// Entries that came in that time.
+    pub measured: u32,
     /// [`Growth::rate_per_s`].
     pub rate_per_s: u64,
     /// [`Growth::grown`].
     pub grown: u32,
-    /// How long it has been watched.
-    pub watched_for: Micros,
+    /// How long it has been watched, if it was looked at at all.
+    pub watched_for: Option<Micros>,
     /// How long its oldest entry may have waited.
     pub oldest_for: Micros,
     /// How long ago it was full, if it ever was.
@@ -72,9 +84,10 @@ impl Growth {
             looked: now,
             published,
             grown: 0,
+            measured: Measured { at: now, published },
             peak_per_s: 0,
             rate_per_s: 0,
-            watched_since: now,
+            watched_since: None,
             oldest_since: now,
             full: None,
             recurrence: Recurrence::new(),
@@ -85,9 +98,13 @@ impl Growth {
     /// Goes on from a saved state.
     pub(crate) fn restore(&mut self, state: &GrowthState, now: Instant) {
         self.peak_per_s = state.peak_per_s;
+        self.measured = Measured {
+            at: now - state.measured_for,
+            published: self.published.wrapping_sub(state.measured),
+        };
         self.rate_per_s = state.rate_per_s;
         self.grown = state.grown;
-        self.watched_since = now - state.watched_for;
+        self.watched_since = state.watched_for.map(|length| now - length);
         self.oldest_since = now - state.oldest_for;
         self.full = state.full_for.map(|ago| now - ago);
         self.recurrence = state.recurrence;
@@ -97,17 +114,20 @@ impl Growth {
     pub fn state(&self, now: Instant) -> GrowthState {
         GrowthState {
             peak_per_s: self.peak_per_s,
+            measured_for: now - self.measured.at,
+            measured: self.published.wrapping_sub(self.measured.published),
             rate_per_s: self.rate_per_s,
             grown: self.grown,
-            watched_for: now - self.watched_since,
+            watched_for: self.watched_since.map(|since| now - since),
             oldest_for: now - self.oldest_since,
             full_for: self.full.map(|full| now - full),
             recurrence: self.recurrence,
         }
     }
 
-    /// Returns the highest rate seen, in pages per second: the maximum over looks that found at
-    /// least an eighth of the ring, fading by 1/64 with each of them. 0 before the first.
+    /// Returns the highest rate seen, in pages per second: measured over an eighth of the ring each
+    /// time, while the ring grew from look to look; a maximum that fades by 1/64 with each
+    /// measurement. 0 before the first.
     pub const fn peak_per_s(&self) -> u64 {
         self.peak_per_s
     }
@@ -118,8 +138,8 @@ impl Growth {
         self.rate_per_s
     }
 
-    /// Returns since when it has been watched.
-    pub const fn watched_since(&self) -> Instant {
+    /// Returns since when it has been watched: its first look.
+    pub const fn watched_since(&self) -> Option<Instant> {
         self.watched_since
     }
 
@@ -159,6 +179,7 @@ impl Growth {
 
     /// At `now`, KVM's index stood at `published` and `occupancy` entries waited in the ring.
     pub(crate) fn look(&mut self, now: Instant, published: u32, occupancy: u32, soft_limit: u32) {
+        self.watched_since = self.watched_since.or(Some(now));
         if occupancy == 0 {
             self.oldest_since = now;
         }
@@ -166,6 +187,7 @@ impl Growth {
             // A clock that went back: nothing can be measured across it.
             self.looked = now;
             self.published = published;
+            self.measured = Measured { at: now, published };
             return;
         }
         let elapsed = now - self.looked;
@@ -177,19 +199,31 @@ impl Growth {
         self.looked = now;
         self.published = published;
         self.meter.record(elapsed, grown.into());
-        // Where the look before found no growth, the ring stood still for some part of the time.
-        if self.grown != 0 && grown >= soft_limit / MEASURABLE_PARTS {
-            let rate = elapsed.rate_of(grown.into());
-            self.peak_per_s = fade(self.peak_per_s, PEAK_FADE_PARTS).max(rate);
-        }
+        self.measure_peak(now, published, grown, soft_limit);
         let rate = elapsed.rate_of(grown.into());
         self.rate_per_s = fade(self.rate_per_s, RATE_FADE_PARTS).max(rate);
         self.grown = grown;
     }
 
+    /// Measures the peak over as many looks as it takes, while it grows all the time.
+    fn measure_peak(&mut self, now: Instant, published: u32, grown: u32, soft_limit: u32) {
+        // Where this look or the one before found no growth, it stood still for a part of the time.
+        let stood_still = grown == 0 || self.grown == 0;
+        let measured = published.wrapping_sub(self.measured.published);
+        if !stood_still && measured < soft_limit / MEASURABLE_PARTS {
+            return;
+        }
+        if !stood_still {
+            let rate = (now - self.measured.at).rate_of(measured.into());
+            self.peak_per_s = fade(self.peak_per_s, PEAK_FADE_PARTS).max(rate);
+        }
+        self.measured = Measured { at: now, published };
+    }
+
     /// Its vCPU left guest mode because it was full.
     pub(crate) fn ring_full(&mut self, now: Instant) {
         self.full = Some(now);
+        self.recurrence.ring_full();
     }
 
     /// A pass or a drain takes what is in it at `now`; `on_request` if only because all pages were

@@ -8,8 +8,13 @@ const NONE: DirtyGfn = DirtyGfn {
     offset: u64::MAX,
 };
 
+/// A verdict is believed from this score on, either way.
+const BELIEVED: i8 = 2;
+/// A score goes no further, so that a guest that changes is believed soon.
+const SURE: i8 = 3;
+
 /// Follows one page of the ring until it comes round again, or until a whole ring has passed
-/// without it.
+/// without it, and keeps score.
 ///
 /// A working set that fits into the ring fills it up to a level and no further: to reap such a ring
 /// because it is nearly full only makes the guest fault for the same pages again. Where no page
@@ -21,10 +26,9 @@ pub struct Recurrence {
     distance: u32,
     /// The longest of the last recurrences, in entries.
     working_set: u32,
-    /// Recurrences within one ring in a row.
-    rounds: u32,
-    /// Rings in a row in which the page didn't come.
-    strangers: u32,
+    /// One up for a page that came round within one ring, one down for one that didn't. One odd page
+    /// (KVM may log one twice) changes no verdict.
+    score: i8,
 }
 
 impl Default for Recurrence {
@@ -39,24 +43,23 @@ impl Recurrence {
             page: NONE,
             distance: 0,
             working_set: 0,
-            rounds: 0,
-            strangers: 0,
+            score: 0,
         }
     }
 
-    /// Returns how often in a row a page has come round within one ring.
-    pub const fn rounds(&self) -> u32 {
-        self.rounds
+    /// Returns the size of the working set, in entries, if its pages come round within one ring: the
+    /// longest distance of late.
+    pub const fn working_set(&self) -> Option<u32> {
+        if self.score >= BELIEVED {
+            Some(self.working_set)
+        } else {
+            None
+        }
     }
 
-    /// Returns the distance of those rounds, in entries: the longest of them.
-    pub const fn working_set(&self) -> u32 {
-        self.working_set
-    }
-
-    /// Returns how often in a row a page did *not* come round within one ring.
-    pub const fn strangers(&self) -> u32 {
-        self.strangers
+    /// Returns whether no page comes round within one ring.
+    pub const fn is_stream(&self) -> bool {
+        self.score <= -BELIEVED
     }
 
     /// The page that is followed: [`seen`](Self::seen) wants to hear of it.
@@ -71,8 +74,7 @@ impl Recurrence {
         if distance > soft_limit {
             self.stranger();
         } else {
-            self.strangers = 0;
-            self.rounds = self.rounds.saturating_add(1);
+            self.score = self.score.saturating_add(1).min(SURE);
             self.working_set = self.working_set.max(distance);
         }
     }
@@ -95,15 +97,22 @@ impl Recurrence {
         self.distance = 0;
     }
 
+    /// The ring was full: if its working set seemed to fit, it doesn't any more.
+    pub(crate) fn ring_full(&mut self) {
+        self.score = self.score.min(0);
+        self.working_set = 0;
+    }
+
     const fn follow(&mut self, page: DirtyGfn) {
         self.page = page;
         self.distance = 0;
     }
 
-    const fn stranger(&mut self) {
-        self.rounds = 0;
-        self.working_set = 0;
-        self.strangers = self.strangers.saturating_add(1);
+    fn stranger(&mut self) {
+        self.score = self.score.saturating_sub(1).max(-SURE);
+        if self.score <= 0 {
+            self.working_set = 0;
+        }
     }
 }
 
@@ -143,48 +152,63 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_fits_is_counted_with_its_distance() {
+    fn a_round_that_fits_is_believed_after_two_with_its_distance() {
         let mut recurrence = Recurrence::new();
-        rounds(&mut recurrence, 990, 3 * 990);
-        assert_eq!(recurrence.rounds(), 2);
+        rounds(&mut recurrence, 990, 2 * 990);
+        assert_eq!(recurrence.working_set(), None);
         rounds(&mut recurrence, 990, 990);
-        assert_eq!((recurrence.rounds(), recurrence.working_set()), (3, 990));
-        assert_eq!(recurrence.strangers(), 0);
+        assert_eq!(recurrence.working_set(), Some(990));
+        assert!(!recurrence.is_stream());
     }
 
     #[test]
-    fn a_round_that_is_larger_than_the_ring_is_all_strangers() {
+    fn a_round_that_is_larger_than_the_ring_is_a_stream() {
         let mut recurrence = Recurrence::new();
-        rounds(&mut recurrence, 1001, 20 * 1001);
-        assert_eq!(recurrence.rounds(), 0);
-        assert!(recurrence.strangers() >= 15, "{recurrence:?}");
+        for entry in 0..20 * 1001 {
+            harvest(&mut recurrence, core::iter::once(entry % 1001));
+            assert_eq!(recurrence.working_set(), None);
+        }
+        assert!(recurrence.is_stream());
     }
 
     #[test]
-    fn a_set_that_grows_is_unlearned_and_one_that_shrinks_is_learned() {
+    fn a_guest_that_changes_is_believed_within_a_few_rounds_either_way() {
         let mut recurrence = Recurrence::new();
-        rounds(&mut recurrence, 500, 2001);
-        assert!(recurrence.rounds() >= 3);
-        rounds(&mut recurrence, 5000, 5000);
-        assert_eq!(recurrence.rounds(), 0);
-        assert!(recurrence.strangers() >= 3);
-        rounds(&mut recurrence, 500, 4000);
-        assert!(recurrence.rounds() >= 3);
-        assert_eq!((recurrence.strangers(), recurrence.working_set()), (0, 500));
+        rounds(&mut recurrence, 500, 5000);
+        assert_eq!(recurrence.working_set(), Some(500));
+        rounds(&mut recurrence, 20_000, 6500);
+        assert_eq!(recurrence.working_set(), None);
+        assert!(recurrence.is_stream());
+        rounds(&mut recurrence, 500, 4500);
+        assert_eq!(recurrence.working_set(), Some(500));
+    }
+
+    #[test]
+    fn a_ring_full_refutes_a_working_set_that_seemed_to_fit() {
+        let mut recurrence = Recurrence::new();
+        rounds(&mut recurrence, 500, 3000);
+        recurrence.ring_full();
+        assert_eq!(recurrence.working_set(), None);
+    }
+
+    #[test]
+    fn one_page_that_is_logged_twice_changes_no_verdict() {
+        let mut recurrence = Recurrence::new();
+        rounds(&mut recurrence, 20_000, 10_000);
+        assert!(recurrence.is_stream());
+        let followed = recurrence.page().offset;
+        harvest(&mut recurrence, core::iter::once(followed));
+        assert!(recurrence.is_stream());
     }
 
     #[test]
     fn an_interruption_makes_no_distance_of_two_halves() {
         let mut recurrence = Recurrence::new();
-        rounds(&mut recurrence, 900, 3601);
+        rounds(&mut recurrence, 900, 4501);
+        assert_eq!(recurrence.working_set(), Some(900));
         recurrence.interrupt();
-        let known = recurrence.rounds();
-        assert!(known >= 3);
         // The guest goes on elsewhere in its round: the old page may be any distance away.
         harvest(&mut recurrence, (0..899).map(|entry| (entry + 600) % 900));
-        assert_eq!(
-            (recurrence.rounds(), recurrence.working_set()),
-            (known, 900)
-        );
+        assert_eq!(recurrence.working_set(), Some(900));
     }
 }

@@ -81,3 +81,30 @@ fn a_saved_state_goes_on_elsewhere() {
     other.restore(&state, Instant(1_000_000));
     assert_eq!(other.state(Instant(1_000_000)), state);
 }
+
+#[test]
+fn the_peak_is_measured_over_several_looks_and_not_over_a_pause() {
+    let mut growth = fresh();
+    // 50 entries a millisecond: an eighth of the ring takes eleven looks.
+    let mut published = 0;
+    for ms in 1..=12 {
+        assert_eq!(growth.peak_per_s(), 0, "{ms}");
+        published += 50;
+        growth.look(Instant(ms * 1_000), published, published, SOFT_LIMIT);
+    }
+    assert_eq!(growth.peak_per_s(), 50_000);
+    growth.look(Instant(1_000_000), published, published, SOFT_LIMIT);
+    growth.look(
+        Instant(1_001_000),
+        published + 400,
+        published + 400,
+        SOFT_LIMIT,
+    );
+    growth.look(
+        Instant(1_003_000),
+        published + 1_200,
+        published + 1_200,
+        SOFT_LIMIT,
+    );
+    assert_eq!(growth.peak_per_s(), 400_000);
+}

@@ -1,6 +1,7 @@
 //! The test guest with a reaper, as tests, benches and the command run it.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::{Controller, Policy};
@@ -149,23 +150,27 @@ where
         for vcpu in &vcpus {
             builder = builder.vcpu(vcpu.fd())?;
         }
-        let reaper = builder.start(controller(size))?;
-        let rings: Vec<VcpuHandle> = (0..vcpus.len())
-            .map(|vcpu| reaper.vcpu(vcpu))
-            .collect::<Result<_, _>>()?;
+        // The rings' handles come with the reaper, which starts when logging does.
+        let rings: Arc<OnceLock<Vec<VcpuHandle>>> = Arc::default();
         let around = reaping.around_ring_full;
-        let running = RunningGuest::start(vcpus, move |vcpu| {
-            let mut result = Ok(());
-            if let Some(ring) = rings.get(vcpu) {
-                around(&mut || result = ring.on_ring_full().map(|_| ()));
+        let running = RunningGuest::start(vcpus, {
+            let rings = Arc::clone(&rings);
+            move |vcpu| {
+                let mut result = Ok(());
+                if let Some(ring) = rings.get().and_then(|rings| rings.get(vcpu)) {
+                    around(&mut || result = ring.on_ring_full().map(|_| ()));
+                }
+                result
             }
-            result
         })?;
         let warm_up_writes = match reaping.warm_up_pages {
             0 => vec![0; config.vcpus],
             pages => guest.warm_up(&running, pages)?,
         };
         guest.set_logging(true)?;
+        let reaper = builder.start(controller(size))?;
+        let handles = (0..config.vcpus).map(|vcpu| reaper.vcpu(vcpu));
+        let _ = rings.set(handles.collect::<Result<_, _>>()?);
         Ok(Self {
             guest,
             running,

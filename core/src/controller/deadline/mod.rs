@@ -16,8 +16,8 @@ use crate::time::{Instant, Micros};
 /// Pages per second that a ring is taken to reach before any has been measured: a write-protect
 /// fault takes a microsecond at the least.
 const UNKNOWN_PEAK_PER_S: u64 = 1_000_000;
-/// The peak counts for an eighth more than was measured: that was a mean between two looks.
-const PEAK_MARGIN_PARTS: u64 = 8;
+/// A rate counts for an eighth more than was measured: that was a mean between two looks.
+const MARGIN_PARTS: u64 = 8;
 /// The reaction that is assumed before any was seen.
 const UNKNOWN_REACTION: Micros = Micros(500);
 /// What a pass takes for the entries of all rings that grow, before any pass was seen to take longer:
@@ -32,8 +32,6 @@ const QUARTER: u64 = 4;
 const CALM_RINGS: u64 = 2;
 /// After a ring-full a ring isn't calm for so long: a guest that works in bursts is looked at.
 const CAREFUL: Micros = Micros::from_secs(10);
-/// Recurrences, or their absence, in a row that are believed.
-const BELIEVED: u32 = 2;
 /// A reap that costs nothing is done at this share of the soft limit: the other half is for late
 /// wake-ups.
 const HALF: u32 = 2;
@@ -132,10 +130,7 @@ impl Deadline {
         match (self.config.assured, self.state.peak_per_s) {
             (Some(assured), _) => assured.rate_per_s,
             (None, 0) => UNKNOWN_PEAK_PER_S,
-            (None, peak) => {
-                let margin = peak.checked_div(PEAK_MARGIN_PARTS).unwrap_or(0);
-                peak.saturating_add(margin)
-            }
+            (None, peak) => with_margin(peak),
         }
     }
 
@@ -164,11 +159,16 @@ impl Deadline {
         let growth = ring.growth;
         let recurrence = growth.recurrence();
         let was_full = growth.full_at().is_some_and(|at| now - at < CAREFUL);
-        let is_calm = !was_full && now - growth.watched_since() >= full * CALM_RINGS;
-        let is_free = recurrence.strangers() >= BELIEVED;
-        let fits = recurrence.rounds() >= BELIEVED && occupancy <= recurrence.working_set();
+        let is_known = growth
+            .watched_since()
+            .is_some_and(|since| now - since >= full * CALM_RINGS);
+        let is_calm = is_known && !was_full;
+        let is_free = recurrence.is_stream();
+        let fits = recurrence
+            .working_set()
+            .is_some_and(|pages| occupancy <= pages);
         let speed = if is_calm {
-            growth.rate_per_s().min(peak)
+            with_margin(growth.rate_per_s()).min(peak)
         } else {
             peak
         };
@@ -208,6 +208,11 @@ impl Deadline {
             reasons,
         }
     }
+}
+
+/// A rate that was measured, as it may be at times.
+fn with_margin(per_s: u64) -> u64 {
+    per_s.saturating_add(per_s.checked_div(MARGIN_PARTS).unwrap_or(0))
 }
 
 impl Controller for Deadline {
