@@ -65,7 +65,7 @@ fn an_idle_guest_costs_a_few_wakes_in_its_first_second_and_none_after() {
         // The last one is the final drain.
         let last = passes.pop().unwrap();
         assert!(last.0 >= 10_000_000);
-        assert!(passes.len() <= 6, "{entries} entries: {passes:?}");
+        assert!(passes.len() <= 7, "{entries} entries: {passes:?}");
         assert!(passes.iter().all(|pass| pass.0 < 1_000_000), "{passes:?}");
     }
 }

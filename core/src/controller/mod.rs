@@ -89,9 +89,10 @@ bitflags! {
         const HEADROOM = 1 << 8;
         /// Pages had waited for as long as they may, or were asked for.
         const FRESHNESS = 1 << 9;
-        /// A ring may fill faster than it did lately; until then it is left alone.
+        /// A ring is left alone for as long as its rate of late allows, not for as short as its peak
+        /// would.
         const CALM = 1 << 10;
-        /// A ring was reaped early because no page in it comes round within one ring.
+        /// No page of a ring comes round within one ring: to reap it early costs nothing.
         const FREE = 1 << 11;
     }
 }

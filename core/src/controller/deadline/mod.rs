@@ -27,9 +27,9 @@ const ENTRIES_PER_US: u64 = 32;
 const REACTION_FADE_PARTS: u64 = 64;
 /// A pass or a look is worth its wake if the ring filled by a quarter since the last.
 const QUARTER: u64 = 4;
-/// A ring's rate is known once it was watched for as many times what an empty ring lasts at the
-/// peak: by then more looks cost more CPU than the one ring-full that they might avoid.
-const CALM_RINGS: u64 = 2;
+/// A ring that was watched for so long without any growth is idle: longer than a vCPU of a loaded host
+/// waits for its CPU.
+const IDLE_AFTER: Micros = Micros::from_millis(15);
 /// After a ring-full a ring isn't calm for so long: a guest that works in bursts is looked at.
 const CAREFUL: Micros = Micros::from_secs(10);
 /// A reap that costs nothing is done at this share of the soft limit: the other half is for late
@@ -52,13 +52,14 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 /// |---|---|---|
 /// | nothing yet, or its pages come round within one ring | soft limit, less the reaction | peak |
 /// | no page comes round within one ring: an early reap is free | half the soft limit | peak |
-/// | calm: watched for some time, and not full lately | as above | its rate, a maximum that fades |
+/// | calm: watched for as long as an empty ring lasts at the peak, and not full lately | as above | its rate, a maximum that fades |
 ///
 /// *Left* is the time from here to the mark at that speed. A pass takes the rings whose left is less
 /// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring whose
 /// working set fits is not reaped for being nearly full: that would buy faults, not headroom.
 ///
-/// A calm ring that doesn't grow at all is left alone: no timer looks for its next burst (but for
+/// A rate is trusted for as long as the ring was watched: the first looks come at doubled distances. A
+/// ring that doesn't grow at all is then left alone: no timer looks for its next burst (but for
 /// one an hour), which finds the ring full once and rings for the reaper. For ten seconds after a ring-full no ring of that vCPU is
 /// calm.
 ///
@@ -105,6 +106,8 @@ struct Plan {
 #[derive(Clone, Copy, Debug)]
 struct Left {
     left: Micros,
+    /// When to look again, at the latest.
+    wait: Micros,
     /// In which the ring fills by a quarter.
     quarter: Micros,
     reasons: Reasons,
@@ -150,8 +153,10 @@ impl Deadline {
         // The last entry of the headroom is the one that makes the ring full.
         let headroom = u64::from(soft_limit.saturating_sub(occupancy).saturating_sub(1));
         if self.config.assured.is_some() {
+            let left = Micros::of_entries(headroom, peak) - self.reaction();
             return Left {
-                left: Micros::of_entries(headroom, peak) - self.reaction(),
+                left,
+                wait: left,
                 quarter: full / QUARTER,
                 reasons: Reasons::empty(),
             };
@@ -159,10 +164,10 @@ impl Deadline {
         let growth = ring.growth;
         let recurrence = growth.recurrence();
         let was_full = growth.full_at().is_some_and(|at| now - at < CAREFUL);
-        let is_known = growth
+        let watched = growth
             .watched_since()
-            .is_some_and(|since| now - since >= full * CALM_RINGS);
-        let is_calm = is_known && !was_full;
+            .map_or(Micros::ZERO, |since| now - since);
+        let is_calm = watched >= full && !was_full;
         let is_free = recurrence.is_stream();
         let fits = recurrence
             .working_set()
@@ -179,11 +184,18 @@ impl Deadline {
         } else {
             Micros::of_entries(headroom, speed) - self.reaction()
         };
+        let left = if fits { left.max(quarter) } else { left };
+        let is_idle = growth.rate_per_s() == 0 && watched >= IDLE_AFTER;
         let mut reasons = Reasons::empty();
         reasons.set(Reasons::CALM, is_calm);
         reasons.set(Reasons::FREE, is_free);
         Left {
-            left: if fits { left.max(quarter) } else { left },
+            left,
+            wait: if is_calm && !is_idle {
+                left.min(watched)
+            } else {
+                left
+            },
             quarter,
             reasons,
         }
@@ -262,7 +274,7 @@ impl Controller for Deadline {
                 rings.leave(index);
             }
             plan.reasons |= next.reasons;
-            plan.left = plan.left.min(next.left).min(fresh_for);
+            plan.left = plan.left.min(next.wait).min(fresh_for);
         }
         self.plan = Some(plan);
     }
