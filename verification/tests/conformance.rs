@@ -53,9 +53,11 @@ impl Subject for Simulated {
         let entries = std::mem::take(&mut self.outcome.borrow_mut().published[vcpu]);
         let pages = &self.pages[vcpu];
         let published = &mut self.published[vcpu];
-        published.extend(entries.iter().map(|&entry| {
-            pages[entry as usize].expect("garbage isn't published")
-        }));
+        published.extend(
+            entries
+                .iter()
+                .map(|&entry| pages[entry as usize].expect("garbage isn't published")),
+        );
         let before = published.len();
         published.retain(|&other| other != page);
         (before - published.len()) as u32

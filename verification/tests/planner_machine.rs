@@ -140,20 +140,29 @@ fn check(machine: &Machine, reference: &ReferencePlanner) {
     assert_eq!(machine.passes(), reference.passes().len() as u64);
     assert_eq!(machine.state().passes, machine.passes());
     assert_eq!(machine.controller().planned, reference.plans());
-    let told = reference.passes().iter().map(|(measurement, _)| measurement);
+    let told = reference
+        .passes()
+        .iter()
+        .map(|(measurement, _)| measurement);
     assert!(machine.controller().told.iter().eq(told));
     let records: Vec<&PassRecord> = machine.history().collect();
     assert_eq!(records.len(), reference.passes().len().min(4));
     let numbered = (1..).zip(reference.passes());
-    for (record, (number, (measurement, now))) in
-        records.iter().rev().zip(numbered.collect::<Vec<_>>().iter().rev())
+    for (record, (number, (measurement, now))) in records
+        .iter()
+        .rev()
+        .zip(numbered.collect::<Vec<_>>().iter().rev())
     {
         assert_eq!(record.number, *number);
         assert_eq!((record.measurement, record.now), (*measurement, *now));
     }
     assert_eq!(machine.last_pass(), records.last().copied());
     if let Some(last) = machine.last_pass() {
-        assert_eq!(last.decision.wait, reference.wait(), "the wait that is recorded");
+        assert_eq!(
+            last.decision.wait,
+            reference.wait(),
+            "the wait that is recorded"
+        );
     }
 }
 

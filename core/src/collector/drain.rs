@@ -60,14 +60,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                     occupancy
                 }
             };
-            if self.room() == 0 && left != 0 {
-                drain.left = Some(left);
-                return false;
-            }
+            let room = self.room();
             let taken = self.harvest_ring(drain.ring, left);
             add(&mut self.totals.drain_harvested, taken);
             let left = left.saturating_sub(taken);
-            if left != 0 && self.room() == 0 {
+            // A refused entry has given its place in the batch back: the harvest ended for want of room
+            // all the same.
+            if left != 0 && taken == room {
                 drain.left = Some(left);
                 return false;
             }

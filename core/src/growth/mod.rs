@@ -22,7 +22,7 @@ pub use recurrence::Recurrence;
 use crate::time::{Instant, Micros};
 
 /// The peak is measured over this share of the soft limit or more: less is noise.
-const MEASURABLE_PARTS: u32 = 8;
+const MEASURABLE_PARTS: u32 = 32;
 /// With each measurement the peak fades by so many parts: one odd measurement is forgotten within
 /// seconds of a storm, and a quiet guest forgets nothing.
 const PEAK_FADE_PARTS: u64 = 64;
@@ -125,7 +125,7 @@ impl Growth {
         }
     }
 
-    /// Returns the highest rate seen, in pages per second: measured over an eighth of the ring each
+    /// Returns the highest rate seen, in pages per second: measured over 1/32 of the ring each
     /// time, while the ring grew from look to look; a maximum that fades by 1/64 with each
     /// measurement. 0 before the first.
     pub const fn peak_per_s(&self) -> u64 {

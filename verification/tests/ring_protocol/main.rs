@@ -4,7 +4,7 @@
 
 mod world;
 
-use dirty_ring_core::collector::RingFullMode;
+use dirty_ring_core::collector::{RingFullMode, Scope};
 use dirty_ring_core::size::RingSize;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,16 +16,20 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         (0u32..100).prop_map(RingFullMode::Chunk),
         Just(RingFullMode::Whole),
     ];
+    let scope = prop_oneof![Just(Scope::Planned), Just(Scope::All)];
     let op = prop_oneof![
         6 => (0..RINGS, 0u32..200).prop_map(|(ring, pages)| Op::Push { ring, pages }),
         1 => (0..RINGS).prop_map(|ring| Op::PushGarbage { ring }),
         1 => vec(0u32..40, 1..12).prop_map(Op::ShortenResets),
-        3 => any::<(bool, Option<[bool; RINGS]>)>()
-            .prop_map(|(begin, wanted)| Op::Harvest { begin, wanted }),
-        3 => any::<bool>().prop_map(|publish| Op::Reset { publish }),
+        2 => (scope, any::<[bool; RINGS]>())
+            .prop_map(|(scope, left_alone)| Op::BeginPass { scope, left_alone }),
+        2 => Just(Op::Harvest),
+        3 => Just(Op::Reap),
+        2 => Just(Op::EndPass),
         2 => Just(Op::Settle),
         3 => (0..RINGS, mode).prop_map(|(ring, mode)| Op::RingFull { ring, mode }),
         1 => Just(Op::Drain),
+        2 => Just(Op::DrainBatch),
     ];
     vec(op, 0..120)
 }

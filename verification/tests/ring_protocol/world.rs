@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use dirty_ring_core::collector::{
-    Backend, CollectError, Collector, PassTally, Reset, RingFullMode,
-};
+use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::{CollectError, Collector, Drain, PassTally, RingFullMode, Scope};
 use dirty_ring_core::ring::OVERRUN_EXITS;
 use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::{Instant, Micros};
 use dirty_ring_verification::sim::{Outcome, SimRing, SimVm};
 
 /// Rings of the property tests.
@@ -24,20 +24,24 @@ pub(crate) enum Op {
         ring: usize,
     },
     ShortenResets(Vec<u32>),
-    /// A harvest of all rings, or of those that are wanted when the pass begins.
-    Harvest {
-        begin: bool,
-        wanted: Option<[bool; RINGS]>,
+    /// Begins a pass, whose plan leaves some rings alone if the scope allows it.
+    BeginPass {
+        scope: Scope,
+        left_alone: [bool; RINGS],
     },
-    Reset {
-        publish: bool,
-    },
+    /// A batch of the pass, without its reset.
+    Harvest,
+    /// A batch of the pass.
+    Reap,
+    EndPass,
     Settle,
     RingFull {
         ring: usize,
         mode: RingFullMode,
     },
     Drain,
+    /// A batch of a drain that may have begun before.
+    DrainBatch,
 }
 
 /// What the tests know of a collector from outside.
@@ -48,20 +52,26 @@ pub(crate) struct World<const BATCH: usize> {
     /// Offsets pushed, good and bad, by ring.
     good: Vec<Vec<u64>>,
     bad: Vec<Vec<u64>>,
-    /// Entries taken on ring-full since the last pass began, and in the present pass, by ring.
-    at_ring_full: Vec<u64>,
-    in_pass: Vec<u64>,
-    /// The pass's tally as it has to be.
-    pass: PassTally,
+    /// Entries taken since the last pass ended, whatever took them, by ring.
+    since_pass: Vec<u64>,
+    /// What the present pass harvested.
+    in_pass: u64,
+    /// Since the last pass ended.
+    ring_fulls: u32,
+    ring_full_harvested: u64,
     by_reaper: u64,
     by_ring_full: u64,
+    by_drain: u64,
     /// Fruitless ring-full exits in a row.
     fruitless: Vec<u32>,
-    /// Another vCPU's ring-full made room in the ring, and nobody has harvested it since.
+    /// Another vCPU's ring-full made room in the ring, and it wasn't harvested since.
     served: Vec<bool>,
-    /// The rings that the present pass takes entries from.
-    wanted: Vec<bool>,
-    now_us: u64,
+    /// The rings that the present pass may still take entries from, and how many.
+    may_give: Vec<u64>,
+    /// Entries that waited when the pass began, of rings that were not harvested since.
+    waited: Vec<Option<u64>>,
+    drain: Drain,
+    now: Instant,
 }
 
 impl<const BATCH: usize> World<BATCH> {
@@ -74,15 +84,19 @@ impl<const BATCH: usize> World<BATCH> {
             outcome,
             good: vec![Vec::new(); rings],
             bad: vec![Vec::new(); rings],
-            at_ring_full: vec![0; rings],
-            in_pass: vec![0; rings],
-            pass: PassTally::default(),
+            since_pass: vec![0; rings],
+            in_pass: 0,
+            ring_fulls: 0,
+            ring_full_harvested: 0,
             by_reaper: 0,
             by_ring_full: 0,
+            by_drain: 0,
             fruitless: vec![0; rings],
             served: vec![false; rings],
-            wanted: vec![true; rings],
-            now_us: 0,
+            may_give: sizes.iter().map(|size| size.entries().into()).collect(),
+            waited: vec![None; rings],
+            drain: Drain::default(),
+            now: Instant(0),
         }
     }
 
@@ -90,7 +104,11 @@ impl<const BATCH: usize> World<BATCH> {
         self.kernel.iter().map(|ring| ring.taken()).collect()
     }
 
-    /// What was taken since `before`, by ring; a ring that gave anything is not overrun.
+    fn waiting(&self) -> Vec<u64> {
+        self.kernel.iter().map(|ring| ring.occupancy()).collect()
+    }
+
+    /// Returns what was taken since `before`, by ring; a ring that gave anything is not overrun.
     fn taken_since(&mut self, before: &[u64]) -> Vec<u64> {
         let now = self.taken();
         let taken: Vec<_> = now
@@ -99,9 +117,11 @@ impl<const BATCH: usize> World<BATCH> {
             .map(|(now, then)| now - then)
             .collect();
         for (ring, &taken) in taken.iter().enumerate() {
+            self.since_pass[ring] += taken;
             if taken != 0 {
                 self.fruitless[ring] = 0;
                 self.served[ring] = false;
+                self.waited[ring] = None;
             }
         }
         taken
@@ -136,82 +156,120 @@ impl<const BATCH: usize> World<BATCH> {
         pushed
     }
 
-    /// Keeps the pass's books, as the reaper's harvests and [`Collector::drain`] have to.
-    fn note_pass(&mut self, begin: bool, before: &[u64]) {
-        if begin {
-            self.in_pass = std::mem::replace(&mut self.at_ring_full, vec![0; before.len()]);
-            self.pass = PassTally {
-                harvested: 0,
-                ring_full_harvested: self.in_pass.iter().sum(),
-                fullest: 0,
-            };
-        }
-        for (ring, taken) in self.taken_since(before).into_iter().enumerate() {
-            self.in_pass[ring] += taken;
-            self.pass.harvested += taken;
-            self.by_reaper += taken;
-        }
-        let fullest = self.in_pass.iter().max().copied().unwrap_or(0);
-        self.pass.fullest = fullest as u32;
+    /// A look never says that a ring is full to the last entry.
+    fn seen(&self, ring: usize) -> u64 {
+        let size = self.collector.backend().rings()[ring].size();
+        let most = u64::from(size.entries()) - 1;
+        self.kernel[ring].occupancy().min(most)
     }
 
-    fn harvest(&mut self, begin: bool, wanted: Option<[bool; RINGS]>) {
-        if begin {
-            let all = vec![true; self.kernel.len()];
-            self.wanted = wanted.map_or(all, Vec::from);
-        }
+    fn begin_pass(&mut self, scope: Scope, left_alone: [bool; RINGS]) {
+        let seen: Vec<_> = (0..self.kernel.len()).map(|ring| self.seen(ring)).collect();
         let before = self.taken();
-        let waiting: Vec<_> = self.kernel.iter().map(|ring| ring.occupancy()).collect();
-        let refused = self.refused();
-        let harvested = match wanted {
-            None => self.collector.harvest(self.now_us, begin),
-            Some(wanted) => {
-                let mut wanted = wanted.into_iter();
-                let wants = |_: &mut _| wanted.next().expect("asked once of each ring");
-                self.collector.harvest_where(self.now_us, begin, wants)
+        self.collector.begin_pass(self.now, scope, |rings| {
+            assert_eq!((rings.len(), rings.scope()), (seen.len(), scope));
+            for (ring, &seen) in seen.iter().enumerate() {
+                let view = rings.get(ring).expect("there is one");
+                assert_eq!(u64::from(view.occupancy), seen, "a look is wrong");
+                if left_alone[ring] {
+                    assert_eq!(rings.leave(ring), scope == Scope::Planned);
+                }
             }
-        };
-        self.note_pass(begin, &before);
-        let refused = self.refused() - refused;
-        let now = self.taken();
-        let taken: Vec<_> = now
-            .iter()
-            .zip(&before)
-            .map(|(now, then)| now - then)
-            .collect();
+        });
+        assert_eq!(self.taken(), before, "a plan took something");
+        self.in_pass = 0;
+        let waiting = self.waiting();
+        for (ring, core) in self.collector.backend().rings().iter().enumerate() {
+            let is_taken = scope == Scope::All || !left_alone[ring];
+            let entries = core.size().entries().into();
+            self.may_give[ring] = if is_taken { entries } else { 0 };
+            self.waited[ring] = is_taken.then_some(waiting[ring]);
+        }
+    }
+
+    /// Checks and counts what a batch of the pass took.
+    fn note_batch(&mut self, before: &[u64], entries: u32, refused: u64) -> u64 {
+        // Of a ring that only the pass can have emptied since its begin.
+        let waited = self.waited.clone();
+        let taken = self.taken_since(before);
         let total: u64 = taken.iter().sum();
-        assert_eq!(u64::from(harvested.entries), total);
-        assert_eq!(harvested.tally, self.pass);
+        assert_eq!(u64::from(entries), total);
+        let refused = self.refused() - refused;
         assert!(total - refused <= BATCH as u64, "more than the batch holds");
         for (ring, taken) in taken.into_iter().enumerate() {
-            if !self.wanted[ring] {
-                assert_eq!(taken, 0, "a ring was harvested that nobody wanted");
-            } else if begin && !harvested.more {
-                assert_eq!(taken, waiting[ring], "a whole pass left entries behind");
-            }
+            assert!(
+                taken <= self.may_give[ring],
+                "a ring was taken that was left alone, or more than it holds"
+            );
+            self.may_give[ring] -= taken;
+            // What was there at the begin and isn't taken yet.
+            self.waited[ring] = waited[ring].map(|waited| waited.saturating_sub(taken));
         }
+        self.in_pass += total;
+        self.by_reaper += total;
+        total
+    }
+
+    /// A pass whose batches are all taken leaves nothing behind that was there when it began.
+    fn check_whole(&mut self) {
+        for ring in 0..self.kernel.len() {
+            let left = self.waited[ring].take().unwrap_or(0);
+            assert_eq!(left, 0, "a whole pass left entries behind");
+            self.may_give[ring] = 0;
+        }
+    }
+
+    fn harvest(&mut self) {
+        let (before, refused) = (self.taken(), self.refused());
+        let (entries, more) = self.collector.harvest(self.now);
+        self.note_batch(&before, entries, refused);
+        if !more {
+            self.check_whole();
+        }
+    }
+
+    fn reap(&mut self) {
+        let (before, refused) = (self.taken(), self.refused());
+        let reaped = self.collector.reap(self.now).expect("no reset fails");
+        self.note_batch(&before, reaped.entries, refused);
+        if reaped.is_over {
+            self.check_whole();
+            assert_eq!((self.deficit(), self.unpublished()), (0, 0));
+        }
+    }
+
+    fn end_pass(&mut self) {
+        let tally = self.collector.end_pass();
+        let fullest = self.since_pass.iter().max().copied().unwrap_or(0);
+        let expected = PassTally {
+            harvested: self.in_pass,
+            ring_full_harvested: std::mem::take(&mut self.ring_full_harvested),
+            fullest: fullest as u32,
+            ring_fulls: std::mem::take(&mut self.ring_fulls),
+        };
+        assert_eq!(tally, expected);
+        self.since_pass.fill(0);
     }
 
     /// A ring-full exit of the vCPU with ring `ring`. Its own ring gives a chunk, or all; another
-    /// one a chunk if it is full as well, or all. Whoever was served like that by another's exit
+    /// one a chunk if it is full as well, or all. A vCPU that was served like that by another's exit
     /// takes nothing at its own, if nothing waits for a reset.
     fn ring_full(&mut self, ring: usize, mode: RingFullMode) {
         let before = self.taken();
-        let waiting: Vec<_> = self.kernel.iter().map(|ring| ring.occupancy()).collect();
+        let waiting = self.waiting();
         let deficit = self.deficit();
         let own_deficit = self.kernel[ring].taken() - self.kernel[ring].resets();
         let unpublished = self.unpublished();
         let served = std::mem::replace(&mut self.served[ring], false);
-        let result = self.collector.ring_full(ring, mode, self.now_us);
+        let result = self.collector.ring_full(ring, mode, self.now);
         let taken = self.taken_since(&before);
         let total: u64 = taken.iter().sum();
+        self.ring_fulls += 1;
         self.by_ring_full += total;
-        for (sum, taken) in self.at_ring_full.iter_mut().zip(&taken) {
-            *sum += taken;
-        }
+        self.ring_full_harvested += total;
         if served && deficit == 0 && unpublished == 0 {
             assert_eq!(total, 0, "it was served already");
-            let report = result.expect("who was served has nothing to do");
+            let report = result.expect("a served vCPU has nothing to do");
             assert!(report.settled && report.harvested == 0);
             return;
         }
@@ -251,8 +309,37 @@ impl<const BATCH: usize> World<BATCH> {
         waiting >= size.soft_limit().into()
     }
 
+    fn drain(&mut self) {
+        let before = self.taken();
+        let seen: u64 = (0..self.kernel.len()).map(|ring| self.seen(ring)).sum();
+        let settled = self.collector.drain(self.now).expect("no reset fails");
+        // No pass: the reaper's next one doesn't count it as its own.
+        let taken: u64 = self.taken_since(&before).iter().sum();
+        self.by_drain += taken;
+        assert_eq!(settled, self.deficit() == 0);
+        if settled {
+            assert_eq!(
+                taken, seen,
+                "a drain left entries behind, or took later ones"
+            );
+        }
+    }
+
+    fn drain_batch(&mut self) {
+        let before = self.taken();
+        let is_over = self
+            .collector
+            .drain_batch(&mut self.drain, self.now)
+            .expect("no reset fails");
+        self.by_drain += self.taken_since(&before).iter().sum::<u64>();
+        if is_over {
+            assert_eq!((self.deficit(), self.unpublished()), (0, 0));
+            self.drain = Drain::default();
+        }
+    }
+
     pub(crate) fn apply(&mut self, op: &Op) {
-        self.now_us += 1000;
+        self.now = self.now + Micros(1000);
         match op {
             &Op::Push { ring, pages } => {
                 let _ = (0..pages).all(|_| self.push(ring, true));
@@ -264,35 +351,21 @@ impl<const BATCH: usize> World<BATCH> {
                 let backend = self.collector.backend_mut();
                 backend.shorten_resets(limits.iter().copied());
             }
-            &Op::Harvest { begin, wanted } => self.harvest(begin, wanted),
-            &Op::Reset { publish } => match self.collector.reset().unwrap() {
-                Reset::Settled(publishable) if publish => {
-                    publishable.publish();
-                }
-                // Dropping it must lose nothing.
-                Reset::Settled(_) => {}
-                Reset::Short { outstanding, .. } => {
-                    assert_eq!(outstanding, self.deficit());
-                }
-            },
+            &Op::BeginPass { scope, left_alone } => self.begin_pass(scope, left_alone),
+            Op::Harvest => self.harvest(),
+            Op::Reap => self.reap(),
+            Op::EndPass => self.end_pass(),
             Op::Settle => {
-                let before = self.deficit();
-                let (entries, settled) = self.collector.settle().unwrap();
-                assert_eq!(entries, before - self.deficit());
+                let settled = self.collector.settle().expect("no reset fails");
                 assert_eq!(settled, self.deficit() == 0);
+                assert!(
+                    !settled || self.unpublished() == 0,
+                    "settled pages are held back"
+                );
             }
             &Op::RingFull { ring, mode } => self.ring_full(ring, mode),
-            Op::Drain => {
-                let before = self.taken();
-                let settled = self.collector.drain(self.now_us).unwrap();
-                // No pass: the reaper's next one counts it as taken meanwhile.
-                let taken = self.taken_since(&before);
-                for (sum, taken) in self.at_ring_full.iter_mut().zip(taken) {
-                    *sum += taken;
-                    self.by_reaper += taken;
-                }
-                assert_eq!(settled, self.deficit() == 0);
-            }
+            Op::Drain => self.drain(),
+            Op::DrainBatch => self.drain_batch(),
         }
     }
 
@@ -301,27 +374,31 @@ impl<const BATCH: usize> World<BATCH> {
         let totals = self.collector.totals();
         assert_eq!(totals.reaper_harvested, self.by_reaper);
         assert_eq!(totals.ring_full_harvested, self.by_ring_full);
+        assert_eq!(totals.drain_harvested, self.by_drain);
+        assert_eq!(totals.harvested(), self.taken().iter().sum::<u64>());
         let reset: u64 = self.kernel.iter().map(|ring| ring.resets()).sum();
         assert_eq!(totals.entries_reset, reset);
         let outcome = self.outcome.borrow();
         let published: usize = outcome.published.iter().map(Vec::len).sum();
         assert_eq!(totals.published, published as u64);
+        let mut ring_fulls = 0;
         for (ring, core) in self.collector.backend().rings().iter().enumerate() {
-            // A peek never says that a ring is full to the last entry.
-            let most = u64::from(core.size().entries()) - 1;
-            let occupancy = self.kernel[ring].occupancy().min(most);
-            assert_eq!(u64::from(core.occupancy()), occupancy);
+            assert_eq!(u64::from(core.occupancy()), self.seen(ring));
             assert_eq!(core.stats().harvested, self.kernel[ring].taken());
             let bad = outcome.rejected[ring].len();
             assert_eq!(core.stats().bad_entries, bad as u64);
             assert!(self.good[ring].starts_with(&outcome.published[ring]));
             assert!(self.bad[ring].starts_with(&outcome.rejected[ring]));
+            ring_fulls += core.stats().ring_fulls;
         }
+        assert_eq!(totals.ring_fulls, ring_fulls);
     }
 
-    /// Ends all short resets and drains: everything that was pushed has to come out.
+    /// Ends all short resets and drains: everything that was pushed has to come out. Twice, as a
+    /// look never says that a ring is full to the last entry.
     pub(crate) fn finish(&mut self) {
         self.collector.backend_mut().end_short_resets();
+        self.apply(&Op::Drain);
         self.apply(&Op::Drain);
         self.check();
         let outcome = self.outcome.borrow();

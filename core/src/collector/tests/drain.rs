@@ -96,3 +96,13 @@ fn a_drain_batch_that_signals_keep_from_settling_goes_on_later() {
     assert_eq!(collector.drain_batch(&mut drain, Instant(7)), Ok(true));
     assert_eq!(collector.backend().published.len(), 20);
 }
+
+#[test]
+fn an_entry_that_is_refused_in_a_full_batch_ends_no_drain() {
+    let mut collector = collector::<7>(1);
+    collector.backend().memory(0).log(page(SLOT_PAGES));
+    collector.backend().memory(0).log_pages(0..7);
+    assert_eq!(collector.drain(Instant(5)), Ok(true));
+    assert_eq!(collector.backend().rings()[0].occupancy(), 0);
+    assert_eq!(collector.backend().published, [0, 1, 2, 3, 4, 5, 6]);
+}

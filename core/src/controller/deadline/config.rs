@@ -65,7 +65,8 @@ impl DeadlineConfig {
         assured: None,
     };
 
-    /// Limits how long a page waits for its reap: `limit`, and a wake-up. What this costs: a guest
+    /// Limits how long a page waits for its reap: `limit` and the latency of one pass; a limit shorter
+    /// than that latency can't be kept. What this costs: a guest
     /// faults again for each page of its working set, once per limit, whether or not a consumer
     /// reads that often; and an idle guest costs one wake-up per limit.
     ///

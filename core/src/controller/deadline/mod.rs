@@ -10,6 +10,7 @@ use super::{
 use crate::collector::{PassRings, RingView, Scope};
 use crate::entry::EntryMemory;
 use crate::growth::fade;
+use crate::planner::SHORTEST_WAIT;
 use crate::size::RingSize;
 use crate::time::{Instant, Micros};
 
@@ -52,7 +53,7 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 /// |---|---|---|
 /// | nothing yet, or its pages come round within one ring | soft limit, less the reaction | peak |
 /// | no page comes round within one ring: an early reap is free | half the soft limit | peak |
-/// | calm: watched for as long as an empty ring lasts at the peak, and not full lately | as above | its rate, a maximum that fades |
+/// | calm: one of the two is known or it doesn't grow, it was watched for as long as an empty ring lasts at the peak, and it wasn't full lately | as above | its rate, a maximum that fades |
 ///
 /// *Left* is the time from here to the mark at that speed. A pass takes the rings whose left is less
 /// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring whose
@@ -167,11 +168,12 @@ impl Deadline {
         let watched = growth
             .watched_since()
             .map_or(Micros::ZERO, |since| now - since);
-        let is_calm = watched >= full && !was_full;
         let is_free = recurrence.is_stream();
-        let fits = recurrence
-            .working_set()
-            .is_some_and(|pages| occupancy <= pages);
+        let working_set = recurrence.working_set();
+        let fits = working_set.is_some_and(|pages| occupancy <= pages);
+        // Of a ring that grows and whose pages may come round or not, only the peak is sure.
+        let is_known = is_free || working_set.is_some() || growth.grown() == 0;
+        let is_calm = is_known && watched >= full && !was_full;
         let speed = if is_calm {
             with_margin(growth.rate_per_s()).min(peak)
         } else {
@@ -206,10 +208,12 @@ impl Deadline {
         let Some(limit) = self.config.freshness else {
             return (false, Micros::MAX);
         };
-        let limit = limit - self.reaction().min(limit / QUARTER);
+        let reaction = self.reaction();
         let waited = now - ring.growth.oldest_since();
         let soon = limit - limit / FRESHNESS_PARTS;
-        (ring.occupancy != 0 && waited >= soon, limit - waited)
+        // A page that is left now, or comes right after the look, is left until the next pass is over.
+        let is_due = waited >= soon || waited + reaction + SHORTEST_WAIT >= limit;
+        (is_due, limit - waited - reaction)
     }
 
     fn decision(&self, wait: Micros, reasons: Reasons) -> Decision {
