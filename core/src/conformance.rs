@@ -1,4 +1,4 @@
-//! A kit that checks a [`Backend`](crate::backend::Backend), to be run by its author.
+//! A kit that checks a [`Backend`], to be run by its author.
 //!
 //! ```text
 //! conformance::check(&mut subject)?;

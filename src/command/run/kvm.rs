@@ -117,7 +117,7 @@ fn without_logging(
         Ok::<(), std::convert::Infallible>(())
     })?;
     let before = guest.warm_up(&running, plan.needed_pages())?;
-    let (seconds, page_writes) = drive(&guest, running, &before, plan)?;
+    let (seconds, page_writes) = play(&guest, running, &before, plan)?;
     Ok(Window {
         seconds,
         page_writes,
@@ -161,7 +161,7 @@ fn with_reaper(
             }
         });
     let vm = ReapedGuest::start(&host.kvm, config, reaping, |_| controller)?;
-    let (seconds, page_writes) = drive(&vm.guest, vm.running, &vm.warm_up_writes, plan)?;
+    let (seconds, page_writes) = play(&vm.guest, vm.running, &vm.warm_up_writes, plan)?;
     let stopped = vm.reaper.stop()?;
     check_lost(&vm.guest, &vm.warm_up_writes)?;
     Ok(Window {
@@ -179,7 +179,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Runs the workload's phases for the plan's duration and stops the vCPUs, which had made `before`
 /// page writes. Returns the seconds that passed and the page writes in them.
-fn drive(
+fn play(
     guest: &Guest,
     running: RunningGuest,
     before: &[u64],
