@@ -101,10 +101,12 @@ impl<C: Controller> ReaperHandle<C> {
             let ring = MappedRing::map(rings.rings().len(), vcpu, size)?;
             Ok::<_, Error>(rings.add_ring(ring, &RingState::default(), clock.now()))
         })?;
+        // The reaper may be asleep for lack of rings, or because all others are idle.
+        self.session.collector.doorbell().ring_full();
         self.vcpu(vcpu)
     }
 
-    /// Asks the reaper for a pass over all rings, and doesn't wait for it.
+    /// Asks the reaper for a pass over all rings, without waiting for it.
     pub fn kick(&self) {
         self.session.collector.doorbell().kick();
     }
@@ -129,7 +131,7 @@ impl<C: Controller> ReaperHandle<C> {
         Ok(self.session.collector.drain(|| self.session.clock.now())?)
     }
 
-    /// Drains the rings, then lets `change` change the VM's memory slots, and keeps every other caller
+    /// Drains the rings, then lets `change` change the VM's memory slots. Keeps every other caller
     /// out meanwhile: an entry must not outlive the slot that it names (api.rst 8.29).
     ///
     /// The vCPUs that write to a slot that goes away must not run. `change` calls
@@ -217,7 +219,7 @@ impl<C: Controller> fmt::Debug for ReaperHandle<C> {
 }
 
 impl VcpuHandle {
-    /// For `KVM_EXIT_DIRTY_RING_FULL`: makes room in this vCPU's ring; then go back in.
+    /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again.
     ///
     /// # Errors
     /// [`Error::Collect`]: the ring has overrun (it names the vCPU), or KVM's reset fails. Stop

@@ -44,9 +44,9 @@
 //! `clock_gettime`. vCPU threads (on ring-full) and the thread that flushes call `ioctl`, `futex`,
 //! `rt_sigprocmask` and `clock_gettime`; the thread that maps a ring calls `mmap` and `madvise`.
 //!
-//! Pages appear in the sink only after the reset that follows their harvest; writes that the VMM
-//! itself makes to guest memory never reach a ring and must be OR-ed in (vm-memory does so by
-//! itself when it writes through regions with a bitmap).
+//! Pages appear in the sink only after the reset that follows their harvest. Writes that the VMM
+//! itself makes to guest memory never reach a ring and must be OR-ed in. vm-memory does so by
+//! itself when it writes through regions with a bitmap.
 
 #![deny(unsafe_code)]
 

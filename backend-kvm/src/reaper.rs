@@ -76,8 +76,8 @@ impl ReaperBuilder {
         self.vcpu_at(vcpu, RingPosition::START)
     }
 
-    /// The same for a vCPU whose ring was reaped before: `state` is what was saved of it, or at least
-    /// the position where it was left. KVM's own indices go on from there.
+    /// Maps the ring of the next vCPU where it was reaped before. `state` is what was saved of it,
+    /// or at least its position: KVM's own indices go on from there.
     ///
     /// # Errors
     /// [`Error::Map`].
@@ -179,7 +179,7 @@ impl ReaperBuilder {
     }
 }
 
-/// Notes that the thread has ended, even if it panicked.
+/// Notes that the thread has ended, even if it panics.
 struct Ending<'s>(&'s Session);
 
 impl Drop for Ending<'_> {
@@ -191,7 +191,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// The thread's whole life, with its progress kept up to date.
+/// Runs the reaper until it is done, and keeps the session's progress up to date.
 fn run<C: Controller>(
     session: &Session,
     reaper: &mut Reaper<C>,

@@ -15,7 +15,7 @@ use crate::slots::MemorySlot;
 /// * Be brief and not block: a vCPU may be waiting behind the same lock.
 /// * Not call back into the reaper: the lock is held.
 pub trait PageSink: Send {
-    /// A slot's pages may be published from now on.
+    /// Adds a slot whose pages may be published from now on.
     ///
     /// # Errors
     /// [`SinkError`] where the sink has no place for them; the slot is not registered then.
@@ -24,13 +24,13 @@ pub trait PageSink: Send {
         Ok(())
     }
 
-    /// A slot is gone: all its pages have been published, and no more will be.
+    /// Removes a slot: all its pages have been published, and no more will be.
     fn remove_slot(&mut self, slot: SlotId) {
         let _ = slot;
     }
 
-    /// These pages of `slot`, which was added, were dirtied. At least one, in the order in which they
-    /// were logged; a page may come more than once.
+    /// Takes dirty pages of `slot`, which was added. There is at least one, in the order in which
+    /// they were logged; a page may come more than once.
     fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]);
 }
 

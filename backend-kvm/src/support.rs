@@ -99,7 +99,7 @@ impl Support {
         })
     }
 
-    /// Checks a number of entries against the rules and this host, without a call of KVM.
+    /// Checks a number of entries against the rules and this host, without calling KVM.
     ///
     /// # Errors
     /// [`Error::RingSize`], [`Error::AboveKernelMaximum`].

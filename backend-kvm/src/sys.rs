@@ -13,7 +13,7 @@ use vmm_sys_util::ioctl_io_nr;
 
 ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 
-/// `struct kvm_dirty_gfn` as two threads of control see it: the kernel writes it while we read.
+/// `struct kvm_dirty_gfn` as shared memory: the kernel writes it while userspace reads it.
 #[repr(C)]
 pub(crate) struct SharedEntry {
     pub(crate) flags: AtomicU32,
@@ -84,7 +84,7 @@ impl EntryMapping {
         }
     }
 
-    /// The entries.
+    /// Returns the entries.
     pub(crate) const fn entries(&self) -> &[SharedEntry] {
         // SAFETY: `first` is the page-aligned beginning of a mapping of `entries` entries that
         // lives as long as `self`; every bit pattern is valid for atomics, and nothing but the
@@ -102,7 +102,7 @@ impl Drop for EntryMapping {
     }
 }
 
-/// `KVM_RESET_DIRTY_RINGS`: entries that were reset, maybe fewer than were harvested.
+/// Calls `KVM_RESET_DIRTY_RINGS`; returns the entries reset, maybe fewer than were harvested.
 pub(crate) fn reset_dirty_rings(vm: &OwnedFd) -> Result<u32, KvmError> {
     // SAFETY: the request takes no argument and touches no memory of ours but the rings, whose
     // entries are atomics.
@@ -148,7 +148,7 @@ pub(crate) fn set_slice(slice_ns: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor of our own for `vm`, so that it stays open as long as we need it.
+/// Duplicates the descriptor of `vm`, so that it stays open as long as it is needed.
 pub(crate) fn duplicate(vm: &VmFd) -> io::Result<OwnedFd> {
     // SAFETY: a `VmFd` owns its descriptor, and it is borrowed for this call: it is open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) };

@@ -47,9 +47,9 @@ pub struct SimConfig<C = Policy> {
 }
 
 impl<C> SimConfig<C> {
-    /// One vCPU that writes 16384 pages as fast as it can (`storm`) for 4 s, with a ring of `ring`,
-    /// measured costs, no faults and dirty logging off: set what you want otherwise. (Where no
-    /// policy says what `C` is, write `SimConfig::<Policy>::new`.)
+    /// Creates the configuration of one vCPU that writes 16384 pages as fast as it can (`storm`)
+    /// for 4 s, with a ring of `ring`, measured costs, no faults and dirty logging off. Where no
+    /// policy says what `C` is, write `SimConfig::<Policy>::new`.
     pub fn new(ring: RingSize) -> Self {
         Self {
             vcpus: 1,
@@ -69,7 +69,7 @@ impl<C> SimConfig<C> {
         }
     }
 
-    /// Checks what the types alone don't.
+    /// Checks the rules that the types don't enforce.
     ///
     /// # Errors
     /// [`ConfigError`], the first that applies.
@@ -197,7 +197,7 @@ pub enum ConfigError {
         vcpus: u32,
     },
     /// An overrun by nothing, or by more than the ring's indices can tell.
-    #[error("an overrun by {entries} entries can't be: 1 to 1073741824 are allowed")]
+    #[error("a ring can't be overrun by {entries} entries: 1 to 1073741824 are allowed")]
     OverrunEntries {
         /// The entries asked for.
         entries: u32,

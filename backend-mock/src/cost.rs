@@ -32,12 +32,12 @@ pub struct CostModel {
     pub peek_load_ns: u32,
     /// From the end of the reaper's wait until it runs, on average.
     pub wake_latency_ns: u32,
-    /// How far that goes up and down, evenly; at most the average.
+    /// How far that varies up and down, evenly distributed; at most the average.
     pub wake_jitter_ns: u32,
 }
 
 impl CostModel {
-    /// As measured on the host that the documentation names.
+    /// The costs measured on the host that [`CostModel`] describes.
     pub const MEASURED: Self = Self {
         // 74.5 million writes a second over 2048 pages, undisturbed.
         write_ps: 13_400,
@@ -63,7 +63,8 @@ impl CostModel {
         wake_jitter_ns: 40_000,
     };
 
-    /// The time of one write to a writable page with `spin` turns before it, in picoseconds.
+    /// Returns the time of one write to a writable page with `spin` turns before it, in
+    /// picoseconds.
     pub(crate) fn step_ps(&self, spin: u32) -> u64 {
         u64::from(self.spin_turn_ps)
             .saturating_mul(spin.into())
@@ -77,7 +78,7 @@ impl Default for CostModel {
     }
 }
 
-/// Nanoseconds as picoseconds.
+/// Returns nanoseconds as picoseconds.
 pub(crate) fn ps(ns: u32) -> u64 {
     u64::from(ns) * PS_PER_NS
 }

@@ -3,10 +3,10 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// One in all, in per mille.
+/// Certainty, in per mille.
 const PERMILLE: u32 = 1000;
 
-/// Seeded bad weather. All probabilities are per mille; [`NONE`](Self::NONE) is the default.
+/// Seeded faults. All probabilities are per mille; [`NONE`](Self::NONE) is the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// A reset stops somewhere on its way, as since Linux 6.17 on a pending signal.
@@ -24,21 +24,21 @@ pub struct Faults {
     pub overrun: Option<Overrun>,
 }
 
-/// A vCPU that doesn't look at the soft limit, as one whose instructions are emulated in batches.
+/// A vCPU that ignores the soft limit, such as one whose instructions are emulated in batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun {
     /// The vCPU's index.
     pub vcpu: u32,
     /// When, in microseconds of virtual time; where it stands still then, as soon as it runs.
     pub at_us: u64,
-    /// How many entries it pushes beyond the ring's end, at least 1; then it looks again. From
-    /// the soft limit on, the ring stays full for good; below that the vCPU has to dirty the rest
-    /// first, and where it never does, only the oracle notices.
+    /// How many entries it pushes beyond the ring's end, at least 1; then it obeys the limit again.
+    /// From the soft limit on, the ring stays full until the end. Below that the vCPU has to dirty
+    /// the rest first; where it never does, only the oracle notices.
     pub entries_beyond: u32,
 }
 
 impl Faults {
-    /// Fair weather.
+    /// No faults.
     pub const NONE: Self = Self {
         short_reset_permille: 0,
         interrupted_reset_permille: 0,
@@ -48,7 +48,7 @@ impl Faults {
         overrun: None,
     };
 
-    /// The probabilities by name.
+    /// Returns the probabilities by name.
     pub(crate) fn permilles(&self) -> [(&'static str, u16); 4] {
         [
             ("short_reset_permille", self.short_reset_permille),
@@ -87,18 +87,18 @@ impl Dice {
         Self { rng }
     }
 
-    /// A number below `bound`; 0 for 0.
+    /// Returns a number below `bound`; 0 for 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         // The high half of the product: without a division, and the same on every machine.
         ((u128::from(self.rng.next_u64()) * u128::from(bound)) >> u64::BITS) as u64
     }
 
-    /// Does it happen this time?
+    /// Returns whether it happens this time.
     pub(crate) fn happens(&mut self, permille: u16) -> bool {
         permille != 0 && self.below(PERMILLE.into()) < permille.into()
     }
 
-    /// How many times until it happens, that time included.
+    /// Returns how many times until it happens, that time included.
     pub(crate) fn times_until(&mut self, permille: u16) -> u32 {
         let mut times = 1;
         while !self.happens(permille) {

@@ -24,33 +24,34 @@ impl KernelRing {
         }
     }
 
-    /// `kvm_dirty_ring_push`: publishes an entry. Like KVM it doesn't look whether there is room.
+    /// Publishes an entry (`kvm_dirty_ring_push`). Like KVM it doesn't check whether there is room.
     pub(crate) fn push(&mut self, gfn: DirtyGfn) {
         self.memory.publish(self.dirty_index, gfn);
         self.dirty_index = self.dirty_index.wrapping_add(1);
     }
 
-    /// `kvm_dirty_ring_used`: entries published and not reset.
+    /// Returns the entries published and not reset (`kvm_dirty_ring_used`).
     pub(crate) fn used(&self) -> u32 {
         self.dirty_index.wrapping_sub(self.reset_index)
     }
 
-    /// Entries that may still come until the vCPU has to leave.
+    /// Returns the entries that may still come until the vCPU has to leave.
     pub(crate) fn headroom(&self) -> u32 {
         self.size.soft_limit().saturating_sub(self.used())
     }
 
-    /// `kvm_dirty_ring_soft_full`.
+    /// Returns whether the ring is at its soft limit (`kvm_dirty_ring_soft_full`).
     pub(crate) fn is_soft_full(&self) -> bool {
         self.headroom() == 0
     }
 
-    /// Entries of the ring.
+    /// Returns the ring's entries.
     pub(crate) fn entries(&self) -> u32 {
         self.size.entries()
     }
 
-    /// One turn of `kvm_dirty_ring_reset`: the next entry if it was harvested.
+    /// Resets the next entry and returns it, if it was harvested (one turn of
+    /// `kvm_dirty_ring_reset`).
     pub(crate) fn reset_next(&mut self) -> Option<DirtyGfn> {
         let gfn = self.memory.take_harvested(self.reset_index)?;
         self.reset_index = self.reset_index.wrapping_add(1);

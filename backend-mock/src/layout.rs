@@ -36,7 +36,7 @@ pub(crate) struct SlotMap {
     total: usize,
 }
 
-/// The pages that each vCPU needs, and what it takes to keep regions in words of their own.
+/// Returns the pages that each vCPU needs, rounded up so that each region has words of its own.
 pub(crate) fn region_pages(workload: &Workload, vcpu: usize) -> usize {
     (workload.max_pages(vcpu) as usize)
         .max(1)
@@ -72,7 +72,7 @@ impl Layout {
         self.map
     }
 
-    /// The vCPU whose page it is, and the page inside its region.
+    /// Returns the vCPU whose page it is, and the page inside its region.
     pub(crate) fn owner(&self, page: usize) -> (usize, usize) {
         let vcpu = self.owners[page / WORD_PAGES] as usize;
         (vcpu, page - self.regions[vcpu].first)
@@ -80,17 +80,17 @@ impl Layout {
 }
 
 impl SlotMap {
-    /// Pages of all slots.
+    /// Returns the pages of all slots.
     pub(crate) fn total(self) -> usize {
         self.total
     }
 
-    /// The slots with their pages.
+    /// Returns the slots with their pages.
     pub(crate) fn slots(self) -> [(SlotId, usize); 2] {
         [(SLOTS[0], self.cut), (SLOTS[1], self.total - self.cut)]
     }
 
-    /// The slots for the collector to check entries against.
+    /// Returns the slots for the collector to check entries against.
     pub(crate) fn table(self) -> SlotTable<2> {
         let mut table = SlotTable::new();
         for (slot, pages) in self.slots() {
@@ -101,7 +101,7 @@ impl SlotMap {
         table
     }
 
-    /// The entry that names `page`.
+    /// Returns the entry that names `page`.
     pub(crate) fn gfn(self, page: usize) -> DirtyGfn {
         let (slot, offset) = if page < self.cut {
             (SLOTS[0], page)
@@ -114,7 +114,7 @@ impl SlotMap {
         }
     }
 
-    /// The page that an entry names, if there is one.
+    /// Returns the page that an entry names, if there is one.
     pub(crate) fn page(self, gfn: &DirtyGfn) -> Option<usize> {
         let (first, pages) = if gfn.slot == SLOTS[0] {
             (0, self.cut)

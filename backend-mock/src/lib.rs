@@ -3,8 +3,8 @@
 //! The virtual CPUs write memory as a [`Workload`] says, a simulated KVM logs the pages in dirty
 //! rings, and the real reaper (the core crate's planner, reaper and collector, the very code that
 //! drives KVM) reaps them. Only the clock, the lock and the sleep are simulated, so an hour of
-//! guest time takes seconds, the same seed gives the same run to the last bit, and bad weather
-//! ([`Faults`]) can be had on demand. At the end an exact oracle says whether a page was lost.
+//! guest time takes seconds, the same seed gives the same run to the last bit, and faults
+//! ([`Faults`]) come on demand. At the end an exact oracle says whether a page was lost.
 //!
 //! ```
 //! use dirty_ring_core::controller::Policy;
@@ -28,8 +28,8 @@
 //!
 //! What it is made of, from the outside in:
 //!
-//! * [`Simulation`] is the discrete-event simulation, [`SimConfig`] what it is given, [`SimReport`]
-//!   what it gives back.
+//! * [`Simulation`] is the discrete-event simulation, [`SimConfig`] its input and [`SimReport`] its
+//!   result.
 //! * [`Vm`] is the VM alone, a [`Backend`](dirty_ring_core::backend::Backend) that passes time
 //!   when it works. Use it to test a reaper of your own: nothing in it knows this one.
 //! * [`CostModel`] says what everything costs, [`Faults`] what goes wrong.
@@ -39,8 +39,8 @@
 //! Each vCPU has a core of its own and memory of its own, and the reaper has one more core. A page
 //! is write-protected from the start and after each reset of its entry; a write to it costs a
 //! fault, which logs the page and makes it writable. At the soft limit the vCPU leaves. Harvests
-//! and resets take time during which the guest goes on, a reset flushes the vCPUs' TLBs, and who
-//! wants the lock waits for it in the order of arrival. Not simulated: the CPU's own page log
+//! and resets take time during which the guest goes on, a reset flushes the vCPUs' TLBs, and the
+//! lock goes to its callers in the order of arrival. Not simulated: the CPU's own page log
 //! (PML), huge pages, dirty logging by anything but a vCPU, and competition for cores.
 #![forbid(unsafe_code)]
 

@@ -38,7 +38,7 @@ impl AccessMeter {
     }
 }
 
-/// Counts one more. The simulation is one thread, so this needs no read-modify-write.
+/// Counts one more. The simulation has one thread, so this needs no read-modify-write.
 fn bump(count: &AtomicU64) {
     count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

@@ -12,7 +12,7 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    /// No page of `0..capacity`.
+    /// Creates a set without members, of capacity `capacity`.
     pub fn empty(capacity: usize) -> Self {
         Self {
             words: vec![0; capacity.div_ceil(WORD_PAGES)],
@@ -21,7 +21,7 @@ impl PageSet {
         }
     }
 
-    /// Every page of `0..capacity`.
+    /// Creates the set of every page of `0..capacity`.
     pub fn full(capacity: usize) -> Self {
         let mut words = vec![u64::MAX; capacity.div_ceil(WORD_PAGES)];
         if let Some(last) = words.last_mut() {
@@ -34,22 +34,22 @@ impl PageSet {
         }
     }
 
-    /// The pages that could be members.
+    /// Returns how many pages could be members.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The pages that are members.
+    /// Returns how many pages are members.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Has it no member?
+    /// Returns whether there is no member.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Is `page` a member? A page beyond the capacity isn't.
+    /// Returns whether `page` is a member. A page beyond the capacity isn't.
     pub fn contains(&self, page: usize) -> bool {
         page < self.capacity && self.words[page / WORD_PAGES] & bit(page) != 0
     }
@@ -66,7 +66,7 @@ impl PageSet {
         new
     }
 
-    /// Takes `page` out; returns whether it was there.
+    /// Removes `page`; returns whether it was there.
     pub fn remove(&mut self, page: usize) -> bool {
         if !self.contains(page) {
             return false;
@@ -76,7 +76,7 @@ impl PageSet {
         true
     }
 
-    /// The members, in order.
+    /// Returns the members, in order.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         let mut from = 0;
         core::iter::from_fn(move || {
@@ -86,12 +86,13 @@ impl PageSet {
         })
     }
 
-    /// The first member in `from..to`.
+    /// Returns the first member in `from..to`.
     pub(crate) fn next_in(&self, from: usize, to: usize) -> Option<usize> {
         self.nth_in(from, to, 0).ok()
     }
 
-    /// The `n`th member, counted from 0, in `from..to`; or how many there are, if not so many.
+    /// Returns the `n`th member in `from..to`, counted from 0; fails with their number if there are
+    /// fewer.
     pub(crate) fn nth_in(&self, from: usize, to: usize, n: usize) -> Result<usize, usize> {
         let to = to.min(self.capacity);
         let mut found = 0;
@@ -121,7 +122,7 @@ const fn bit(page: usize) -> u64 {
     1 << (page % WORD_PAGES)
 }
 
-/// The lowest `bits` bits; all of them for 64.
+/// Returns the lowest `bits` bits; all of them for 64.
 const fn mask_below(bits: usize) -> u64 {
     if bits >= WORD_PAGES {
         u64::MAX

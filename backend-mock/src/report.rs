@@ -46,7 +46,7 @@ pub struct SimReport {
     pub premature_publications: u64,
     /// Publications of pages that don't exist. Must be 0.
     pub unregistered_publications: u64,
-    /// The same by vCPU.
+    /// The figures of each vCPU, by index.
     pub per_vcpu: Vec<VcpuReport>,
 }
 
@@ -112,17 +112,17 @@ impl SimReport {
         }
     }
 
-    /// Page writes a second.
+    /// Returns the page writes per second.
     pub fn page_writes_per_s(&self) -> u64 {
         per(self.page_writes, self.duration_us)
     }
 
-    /// Ring-fulls for a million page writes.
+    /// Returns the ring-fulls per million page writes.
     pub fn ring_fulls_per_million_writes(&self) -> u64 {
         per(self.ring_fulls, self.page_writes)
     }
 
-    /// Nothing was lost, and nothing published that must not be.
+    /// Returns whether nothing was lost, and nothing published that must not be.
     pub fn is_sound(&self) -> bool {
         [
             self.lost_pages,
@@ -132,7 +132,7 @@ impl SimReport {
     }
 }
 
-/// A million times `count` over `base`; 0 where that is 0.
+/// Returns a million times `count` over `base`; 0 where that is 0.
 fn per(count: u64, base: u64) -> u64 {
     let millions = u128::from(count) * 1_000_000;
     let ratio = millions.checked_div(base.into()).unwrap_or(0);

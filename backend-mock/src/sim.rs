@@ -18,7 +18,7 @@ use crate::report::{SimReport, Tally};
 use crate::sync::{Alone, VirtualPark};
 use crate::vm::{VcpuState, Vm};
 
-/// Why a simulation didn't come to its end.
+/// Why a simulation didn't complete.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SimError {
@@ -30,7 +30,7 @@ pub enum SimError {
     Overrun {
         /// The vCPU's index.
         vcpu: usize,
-        /// When it was found out, in microseconds of virtual time.
+        /// When it was noticed, in microseconds of virtual time.
         at_us: u64,
         /// What the collector said.
         source: CollectError<Infallible>,
@@ -107,7 +107,7 @@ pub fn simulate<C: Controller>(config: SimConfig<C>) -> Result<SimReport, SimErr
 }
 
 impl<C: Controller> Simulation<C> {
-    /// A simulation at time 0.
+    /// Creates a simulation at time 0.
     ///
     /// # Errors
     /// [`ConfigError`] where the configuration is refused.
@@ -190,7 +190,7 @@ impl<C: Controller> Simulation<C> {
         }
     }
 
-    /// Stops the reaper: the vCPUs are out of guest mode for good, it drains their rings.
+    /// Stops the reaper, which drains the rings. The vCPUs have left guest mode and stay out.
     fn drain(
         &mut self,
         reaper: &mut Driver<C>,
@@ -204,7 +204,7 @@ impl<C: Controller> Simulation<C> {
         Ok(())
     }
 
-    /// The reader takes all dirty pages, on its own thread.
+    /// Lets the reader take all dirty pages, on its own thread.
     fn read(&mut self) -> Result<(), SimError> {
         self.vm(|vm| vm.run_until_ps(self.next_read_ps));
         let now = Instant(self.vm(|vm| vm.now_us()));
@@ -219,7 +219,7 @@ impl<C: Controller> Simulation<C> {
         Ok(())
     }
 
-    /// A vCPU that left at `since_ps` asks for the lock at `at_ps` and makes room.
+    /// Makes room for a vCPU that left at `since_ps` and asks for the lock at `at_ps`.
     fn ring_full(
         &mut self,
         reaper: &mut Driver<C>,
@@ -246,7 +246,7 @@ impl<C: Controller> Simulation<C> {
         Ok(())
     }
 
-    /// The reaper takes a turn.
+    /// Lets the reaper take a turn.
     fn reaper_turn(
         &mut self,
         driver: &mut Driver<C>,

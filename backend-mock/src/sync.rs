@@ -35,7 +35,7 @@ impl VirtualPark {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The sleeper is awake and has polled the doorbell.
+    /// Notes that the sleeper is awake and has polled the doorbell.
     pub(crate) fn settle(&self) {
         self.0.store(false, Ordering::Relaxed);
     }

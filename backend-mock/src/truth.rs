@@ -5,15 +5,15 @@ use crate::pages::PageSet;
 use crate::vcpu::Vcpu;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 
-/// Knows of each page when it was published, by the count of its vCPU's writes, and of each reset
-/// whether it was made use of.
+/// Remembers when each page was published, by the count of its vCPU's writes, and whether each
+/// reset was followed by a publication.
 ///
-/// It looks at writes, resets and publications alone, and at nothing that the simulated kernel
-/// believes about a page.
+/// It knows writes, resets and publications alone, and nothing of the simulated kernel's own record
+/// of a page.
 #[derive(Debug)]
 pub(crate) struct Truth {
-    /// The writes of the owning vCPU when the page was last published: all of them the consumer
-    /// sees, none after them.
+    /// The writes of the owning vCPU when the page was last published: the consumer sees all of
+    /// them, and none after them.
     seen_writes: Vec<u64>,
     /// Resets of the page's entries that no publication has answered yet.
     resets: Vec<u32>,
@@ -23,7 +23,7 @@ pub(crate) struct Truth {
 }
 
 impl Truth {
-    /// Nothing published yet. `logged`: pages will be.
+    /// Creates an oracle with nothing published yet. `logged`: pages will be.
     pub(crate) fn new(layout: &Layout, logged: bool) -> Self {
         let map = layout.slot_map();
         let pages = if logged { map.total() } else { 0 };
@@ -39,12 +39,12 @@ impl Truth {
         }
     }
 
-    /// An entry that named `page` was reset.
+    /// Notes that an entry that named `page` was reset.
     pub(crate) fn on_reset(&mut self, page: usize) {
         self.resets[page] += 1;
     }
 
-    /// An entry was published.
+    /// Notes that an entry was published.
     pub(crate) fn on_published(&mut self, gfn: &DirtyGfn, layout: &Layout, vcpus: &[Vcpu]) {
         let Some(page) = layout.slot_map().page(gfn) else {
             self.unregistered += 1;
@@ -61,7 +61,7 @@ impl Truth {
         set.insert(gfn.offset as usize);
     }
 
-    /// Pages with a write that no publication followed.
+    /// Returns the pages with a write that no publication followed.
     pub(crate) fn unseen_pages(&self, layout: &Layout, vcpus: &[Vcpu]) -> u64 {
         let pages = self.seen_writes.iter().enumerate();
         let unseen = pages.filter(|&(page, &seen)| {
@@ -71,12 +71,12 @@ impl Truth {
         unseen.count() as u64
     }
 
-    /// Publications that no reset came before.
+    /// Returns the publications that no reset came before.
     pub(crate) fn premature(&self) -> u64 {
         self.premature
     }
 
-    /// Publications of pages that don't exist.
+    /// Returns the publications of pages that don't exist.
     pub(crate) fn unregistered(&self) -> u64 {
         self.unregistered
     }

@@ -44,7 +44,7 @@ pub trait Backend {
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
         let _ = (ring, gfn);
     }
-    /// Lets KVM reset the harvested entries; returns how many it did.
+    /// Lets KVM reset harvested entries; returns how many it reset.
     ///
     /// # Errors
     /// The backend's own. Nothing is lost: the pages stay with the collector.

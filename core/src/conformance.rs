@@ -43,7 +43,7 @@ pub trait Subject {
 /// A MUST of [`Backend`] that doesn't hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The rule.
+    /// The rule that doesn't hold.
     pub rule: &'static str,
     /// The vCPU.
     pub vcpu: usize,
@@ -93,7 +93,7 @@ pub fn check<S: Subject>(subject: &mut S) -> Result<(), Violation> {
     Ok(())
 }
 
-/// One vCPU writes; its ring alone has the entries, and nothing is published before the reset.
+/// Checks that a write is logged in its vCPU's ring alone, and published only after its reset.
 fn one_ring<S: Subject>(subject: &mut S, vcpu: usize, vcpus: usize) -> Result<(), Violation> {
     subject.write(vcpu, PAGES);
     expect(
@@ -137,7 +137,7 @@ fn one_ring<S: Subject>(subject: &mut S, vcpu: usize, vcpus: usize) -> Result<()
     published(subject, vcpu, 1, "every harvested page is published once")
 }
 
-/// All vCPUs write; one of them makes room as on ring-full.
+/// Checks the ring-full path after writes by all vCPUs.
 fn all_rings<S: Subject>(subject: &mut S, vcpus: usize) -> Result<(), Violation> {
     for vcpu in 0..vcpus {
         subject.write(vcpu, PAGES);
@@ -154,7 +154,7 @@ fn all_rings<S: Subject>(subject: &mut S, vcpus: usize) -> Result<(), Violation>
     Ok(())
 }
 
-/// The ring wraps around.
+/// Checks that nothing is lost where the ring wraps around.
 fn once_round<S: Subject>(subject: &mut S, vcpu: usize) -> Result<(), Violation> {
     let rings = subject.collector().backend().rings();
     let entries = rings.get(vcpu).map_or(0, |ring| ring.size().entries());
@@ -172,7 +172,7 @@ fn once_round<S: Subject>(subject: &mut S, vcpu: usize) -> Result<(), Violation>
     Ok(())
 }
 
-/// An entry that names no page is counted and not published.
+/// Checks that an entry that names no page is counted and not published.
 fn garbage<S: Subject>(subject: &mut S, vcpu: usize) -> Result<(), Violation> {
     if !subject.log_garbage(vcpu) {
         return Ok(());
@@ -191,7 +191,8 @@ fn garbage<S: Subject>(subject: &mut S, vcpu: usize) -> Result<(), Violation> {
 }
 
 const NOW: Instant = Instant(1);
-/// A reset may come back short; not this often.
+/// Short resets in a row after which the kit gives up: a reset may come back short, but not this
+/// often.
 const PATIENCE: u32 = 1000;
 
 fn occupancy<S: Subject>(subject: &mut S, vcpu: usize) -> u32 {

@@ -4,8 +4,8 @@ use crate::sync::SharedWord;
 
 /// Counts events of many threads, for one reader that remembers how far it has seen.
 ///
-/// It never needs a lock, loses nothing, and wraps around: a reader that looks once every 2^32
-/// events sees each exactly once. An increment is a release, a look is an acquire, so a reader
+/// It never needs a lock, loses nothing, and wraps around: a reader that loads it once every 2^32
+/// events sees each exactly once. An increment is a release and a load is an acquire, so a reader
 /// that saw the count also sees what its cause wrote before it.
 #[derive(Debug)]
 pub struct EventCounter<W> {
@@ -13,12 +13,12 @@ pub struct EventCounter<W> {
 }
 
 impl<W: SharedWord> EventCounter<W> {
-    /// A counter at 0.
+    /// Creates a counter at 0.
     pub fn new() -> Self {
         Self::starting_at(0)
     }
 
-    /// A counter that starts at `count`, as one restored, or one about to wrap around.
+    /// Creates a counter at `count`, such as a restored one or one about to wrap around.
     pub fn starting_at(count: u32) -> Self {
         Self {
             count: W::new(count),
@@ -30,7 +30,7 @@ impl<W: SharedWord> EventCounter<W> {
         self.count.add(events);
     }
 
-    /// The count, wrapping.
+    /// Returns the count, which wraps around.
     pub fn load(&self) -> u32 {
         self.count.load()
     }
@@ -49,7 +49,7 @@ pub struct Watermark {
 }
 
 impl Watermark {
-    /// A reader that has seen everything up to `seen`.
+    /// Creates the mark of a reader that has seen everything up to `seen`.
     pub const fn at(seen: u32) -> Self {
         Self { seen }
     }
@@ -64,7 +64,7 @@ impl Watermark {
         new
     }
 
-    /// The count seen last.
+    /// Returns the count seen last.
     pub const fn seen(self) -> u32 {
         self.seen
     }

@@ -22,7 +22,7 @@ bitflags! {
 }
 
 /// Wakes one sleeping reaper. Each ring of the bell is counted, so none is lost, and any number of
-/// them before the reaper polls make one wake-up.
+/// them before the reaper polls cause one wake-up.
 #[derive(Debug)]
 pub struct Doorbell<W, P> {
     kicks: EventCounter<W>,

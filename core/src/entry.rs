@@ -23,17 +23,17 @@ bitflags! {
 pub struct SlotId(pub u32);
 
 impl SlotId {
-    /// The slot `slot` of address space `address_space` (0 but for x86's SMM, which is 1).
+    /// Creates the id of slot `slot` in `address_space` (0, or 1 for x86's SMM).
     pub const fn new(address_space: u16, slot: u16) -> Self {
         Self(((address_space as u32) << 16) | slot as u32)
     }
 
-    /// The address space.
+    /// Returns the address space.
     pub const fn address_space(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
-    /// The slot inside its address space.
+    /// Returns the slot's number inside its address space.
     pub const fn slot(self) -> u16 {
         self.0 as u16
     }
@@ -63,7 +63,7 @@ pub struct DirtyGfn {
 ///   the two above.
 /// * No method blocks, and none panics.
 pub trait EntryMemory {
-    /// The ring's size; it MUST NOT change.
+    /// Returns the ring's size, which MUST NOT change.
     fn size(&self) -> RingSize;
     /// Acquire-loads the flags of entry `index`.
     fn load_flags(&self, index: u32) -> EntryFlags;

@@ -1,4 +1,4 @@
-//! One dirty ring: bounded harvest, peek, wrap-around, and the signs of an overrun.
+//! One dirty ring: bounded harvest, look, wrap-around, and the signs of an overrun.
 //!
 //! The rules are those of api.rst 8.29 and virt/kvm/dirty_ring.c. KVM publishes entries at its own
 //! index, userspace harvests them strictly in that order, and a reset by KVM follows in the same
@@ -64,7 +64,7 @@ pub struct RingState {
 }
 
 impl From<RingPosition> for RingState {
-    /// A ring of which nothing but its position is known.
+    /// Creates the state of a ring of which only the position is known.
     fn from(position: RingPosition) -> Self {
         Self {
             position,
@@ -75,8 +75,8 @@ impl From<RingPosition> for RingState {
 
 /// A dirty ring: its memory, how far it has been harvested, and how it grows.
 ///
-/// A harvest wants `&mut`, so two harvesters can't take the same entry: rings that threads share
-/// need a lock around them.
+/// A harvest takes `&mut self`, so two harvesters can't take the same entry: rings that threads
+/// share need a lock around them.
 #[derive(Debug)]
 pub struct Ring<M> {
     memory: M,
@@ -94,7 +94,7 @@ pub struct Ring<M> {
 struct AtRingFull {
     /// Another vCPU's ring-full made room here, and this ring's own vCPU hasn't come for it yet.
     is_served: bool,
-    /// Exits in a row that found nothing to harvest and nothing to reset.
+    /// Exits since the last harvest that found nothing to harvest and nothing to reset.
     fruitless: u32,
 }
 
@@ -120,8 +120,8 @@ impl<M: EntryMemory> Ring<M> {
         }
     }
 
-    /// Creates a ring that was harvested before, from what was saved of it then. What came into it
-    /// meanwhile is in the ring and says nothing of its growth.
+    /// Creates a ring that was harvested before, from its saved state. Entries that came
+    /// meanwhile are in the ring, but say nothing about its growth.
     pub fn from_state(memory: M, state: &RingState, now: Instant) -> Self {
         let mut ring = Self::new(memory, now);
         ring.fetch = state.position.0;
@@ -236,8 +236,8 @@ impl<M: EntryMemory> Ring<M> {
         if ahead.cast_signed() < 0 { 0 } else { ahead }
     }
 
-    /// Looks at the ring: returns its occupancy, and tells [`growth`](Self::growth) of it. Two
-    /// loads for a ring that stands still, some more for one that grows.
+    /// Looks at the ring: returns its occupancy, and tells [`growth`](Self::growth) of it. Takes at
+    /// most two loads for a ring that stands still, some more for one that grows.
     pub fn look(&mut self, now: Instant) -> u32 {
         let occupancy = self.occupancy_from(self.occupancy_seen());
         self.stats.peak_occupancy = self.stats.peak_occupancy.max(occupancy);
@@ -247,8 +247,8 @@ impl<M: EntryMemory> Ring<M> {
         occupancy
     }
 
-    /// The occupancy, which is known to be at least `at_least`: in steps that double, then by
-    /// halves.
+    /// Returns the occupancy, which is at least `at_least`: searches at distances that double, then
+    /// by halves.
     fn occupancy_from(&self, at_least: u32) -> u32 {
         let entries = self.size().entries();
         let mut at_least = at_least.min(entries.saturating_sub(1));
@@ -265,7 +265,7 @@ impl<M: EntryMemory> Ring<M> {
         self.search(at_least, entries)
     }
 
-    /// The occupancy, which is at least `at_least` and below `below`.
+    /// Returns the occupancy, which is at least `at_least` and below `below`.
     fn search(&self, mut at_least: u32, mut below: u32) -> u32 {
         while below.wrapping_sub(at_least) > 1 {
             let middle = at_least.midpoint(below);
@@ -301,9 +301,14 @@ impl<M: EntryMemory> Ring<M> {
         self.growth.ring_full(now);
     }
 
-    /// A pass or a drain begins to take its entries.
-    pub(crate) fn note_taken(&mut self, now: Instant, on_request: bool) {
-        self.growth.taken(now, on_request);
+    /// Notes that a pass or a drain begins to take the entries of the ring.
+    pub(crate) fn note_taken(&mut self, now: Instant) {
+        self.growth.taken(now);
+    }
+
+    /// Notes that the ring was emptied only because all pages were asked for.
+    pub(crate) fn note_emptied_on_request(&mut self) {
+        self.growth.recurrence_mut().interrupt();
     }
 
     /// Ends a pass: returns the entries harvested since the last one ended.
@@ -311,25 +316,25 @@ impl<M: EntryMemory> Ring<M> {
         core::mem::take(&mut self.taken_since_pass)
     }
 
-    /// Another vCPU's ring-full made room here.
+    /// Notes that another vCPU's ring-full made room here.
     pub(crate) fn serve(&mut self) {
         self.at_ring_full.is_served = true;
     }
 
-    /// Returns whether another vCPU's ring-full made room here; once.
+    /// Returns whether another vCPU's ring-full made room here, and forgets it.
     pub(crate) fn take_service(&mut self) -> bool {
         core::mem::take(&mut self.at_ring_full.is_served)
     }
 
     /// Counts a ring-full exit that found nothing to harvest and nothing to reset; returns whether
-    /// the ring must be taken for overrun.
+    /// the ring counts as overrun.
     pub(crate) fn note_fruitless_exit(&mut self) -> bool {
         let fruitless = &mut self.at_ring_full.fruitless;
         *fruitless = fruitless.saturating_add(1);
         *fruitless >= OVERRUN_EXITS
     }
 
-    /// The memory index of the entry `ahead` of the fetch index.
+    /// Returns the memory index of the entry `ahead` of the fetch index.
     fn index(&self, ahead: u32) -> u32 {
         self.fetch.wrapping_add(ahead) & self.size().mask()
     }

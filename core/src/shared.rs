@@ -31,8 +31,9 @@ where
         }
     }
 
-    /// Makes room for a vCPU that left guest mode with `KVM_EXIT_DIRTY_RING_FULL`, and in the
-    /// chunked mode rings for the reaper. When it returns, the vCPU may go back in.
+    /// Makes room for a vCPU that left guest mode with `KVM_EXIT_DIRTY_RING_FULL`. Rings for the
+    /// reaper in the chunked mode, and wherever work is left. When it returns, the vCPU may go back
+    /// in.
     ///
     /// # Errors
     /// See [`Collector::ring_full`]. The ring-full is counted all the same.
@@ -53,9 +54,9 @@ where
         report
     }
 
-    /// Harvests, resets and publishes everything that is in the rings, on the caller's thread. Gives
-    /// up the lock between two batches, so that a vCPU on ring-full doesn't wait for all of it. `now`
-    /// is read under the lock.
+    /// Harvests, resets and publishes everything that is in the rings, on the caller's thread.
+    /// Releases the lock between two batches, so that a vCPU on ring-full doesn't wait for all of
+    /// it. `now` is read under the lock.
     ///
     /// # Errors
     /// See [`Collector::settle`].

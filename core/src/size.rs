@@ -118,23 +118,23 @@ impl RingSize {
         })
     }
 
-    /// Entries of the ring.
+    /// Returns the ring's entries.
     pub const fn entries(self) -> u32 {
         self.entries
     }
 
-    /// Entries at which KVM sends the vCPU out with `KVM_EXIT_DIRTY_RING_FULL`: the capacity that
-    /// matters (virt/kvm/dirty_ring.c, `soft_limit`).
+    /// Returns the entries at which KVM sends the vCPU out with `KVM_EXIT_DIRTY_RING_FULL`: the
+    /// capacity that matters (virt/kvm/dirty_ring.c, `soft_limit`).
     pub const fn soft_limit(self) -> u32 {
         self.soft_limit
     }
 
-    /// Bytes of the ring, what `KVM_ENABLE_CAP` wants.
+    /// Returns the ring's size in bytes, as `KVM_ENABLE_CAP` expects it.
     pub const fn bytes(self) -> u32 {
         self.entries.saturating_mul(ENTRY_BYTES)
     }
 
-    /// The mask that makes an index of a free-running counter.
+    /// Returns the mask that turns a free-running counter into an index.
     pub(crate) const fn mask(self) -> u32 {
         self.entries.wrapping_sub(1)
     }

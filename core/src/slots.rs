@@ -64,7 +64,7 @@ impl fmt::Display for SlotError {
 impl core::error::Error for SlotError {}
 
 impl<const N: usize> SlotTable<N> {
-    /// No slots.
+    /// Creates an empty table.
     pub const fn new() -> Self {
         Self { slots: Vec::new() }
     }
@@ -93,13 +93,13 @@ impl<const N: usize> SlotTable<N> {
         Some(self.slots.remove(at).1)
     }
 
-    /// The pages of `slot`.
+    /// Returns the pages of `slot`, or `None` if it isn't there.
     pub fn pages(&self, slot: SlotId) -> Option<u64> {
         let at = self.position(slot).ok()?;
         self.slots.get(at).map(|&(_, pages)| pages)
     }
 
-    /// Does `gfn` name a page of a registered slot?
+    /// Returns whether `gfn` names a page of a registered slot.
     pub fn contains(&self, gfn: &DirtyGfn) -> bool {
         self.pages(gfn.slot).is_some_and(|pages| gfn.offset < pages)
     }

@@ -1,10 +1,11 @@
 //! The primitives that the shared types are built on, as traits.
 //!
 //! The shared types ([`EventCounter`](crate::counter::EventCounter),
-//! [`Doorbell`](crate::doorbell::Doorbell), [`SharedCollector`](crate::shared::SharedCollector)) are written once
-//! over these traits. A backend gives them the machine's atomics and its standard library's lock;
-//! a model checker gives them its own, or weakened ones to see the model fail. No `cfg` decides
-//! which: both instances live in one build.
+//! [`Doorbell`](crate::doorbell::Doorbell),
+//! [`SharedCollector`](crate::shared::SharedCollector)) are written once over these traits. A
+//! backend gives them the machine's atomics and its standard library's lock; a model checker gives
+//! them its own, or weakened ones to see the model fail. No `cfg` decides which: both instances
+//! live in one build.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

@@ -16,12 +16,12 @@ use crate::size::{PML_ENTRIES, RingSize};
 use crate::sync::{Lock, Park, Parked};
 use crate::time::{Instant, Micros};
 
-/// A ring of `entries` on a host with pages of 4 KiB and without PML.
+/// Returns a ring of `entries` on a host with pages of 4 KiB and without PML.
 pub(crate) const fn ring_size(entries: u32) -> RingSize {
     sized(entries, 0)
 }
 
-/// A ring of `entries` on a host with pages of 4 KiB and with PML.
+/// Returns a ring of `entries` on a host with pages of 4 KiB and with PML.
 pub(crate) const fn pml_ring_size(entries: u32) -> RingSize {
     sized(entries, PML_ENTRIES)
 }
@@ -33,7 +33,7 @@ const fn sized(entries: u32, cpu_log_entries: u32) -> RingSize {
     }
 }
 
-/// Page `offset` of slot 0.
+/// Returns page `offset` of slot 0.
 pub(crate) const fn page(offset: u64) -> DirtyGfn {
     DirtyGfn {
         slot: SlotId(0),
@@ -59,7 +59,7 @@ impl Cells {
         Self::starting_at(size, 0)
     }
 
-    /// Both of KVM's indices stand at `index`.
+    /// Creates entries with both of KVM's indices at `index`.
     pub(crate) fn starting_at(size: RingSize, index: u32) -> Self {
         let entries = size.entries();
         Self {
@@ -104,7 +104,7 @@ impl Cells {
         self.flags[index as usize].set(flags);
     }
 
-    /// Loads of flags so far.
+    /// Returns the loads of flags so far.
     pub(crate) fn loads(&self) -> u32 {
         self.loads.get()
     }
@@ -189,7 +189,7 @@ impl Kvm {
         }
     }
 
-    /// The offsets published so far, sorted.
+    /// Returns the offsets published so far, sorted.
     pub(crate) fn published_sorted(&self) -> Vec<u64> {
         let mut offsets = self.published.clone();
         offsets.sort_unstable();
@@ -245,7 +245,7 @@ impl Backend for Kvm {
     }
 }
 
-/// A collector over `rings` fresh rings of 256 entries (192 usable).
+/// Creates a collector over `rings` fresh rings of 256 entries (192 usable).
 pub(crate) fn collector<const BATCH: usize>(rings: usize) -> Collector<Kvm, BATCH> {
     Collector::new(Kvm::new(rings, ring_size(256)))
 }
@@ -318,7 +318,7 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -326,7 +326,8 @@ impl Random {
         self.0 % bound
     }
 
-    /// What a pass over a ring of 4096 entries may find: calm, load and ring-fulls by turns.
+    /// Returns what a pass over a ring of 4096 entries may find: calm, load and ring-fulls by
+    /// turns.
     pub(crate) fn measurement(&mut self) -> Measurement {
         let ring_fulls = self.below(40).saturating_sub(37) as u32;
         let most = [16, 1024, 4096][self.below(3) as usize];

@@ -100,7 +100,7 @@ impl Mul<u64> for Micros {
 
 impl Div<u64> for Micros {
     type Output = Self;
-    /// A part of 0 is [`Micros::MAX`].
+    /// Returns one of `parts` equal parts; [`Micros::MAX`] for 0 parts.
     fn div(self, parts: u64) -> Self {
         self.0.checked_div(parts).map_or(Self::MAX, Self)
     }
@@ -122,7 +122,7 @@ impl Sub<Micros> for Instant {
 
 impl Sub for Instant {
     type Output = Micros;
-    /// No time, where `other` is the later one.
+    /// Returns the time from `other` to `self`; no time where `other` is later.
     fn sub(self, other: Self) -> Micros {
         Micros(self.0.saturating_sub(other.0))
     }

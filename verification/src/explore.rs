@@ -29,7 +29,7 @@ impl Reached {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// [`note`](Self::note), if `condition` holds.
+    /// Notes that this execution reached `witness`, if `condition` holds.
     pub fn note_if(&self, condition: bool, witness: &'static str) {
         if condition {
             self.note(witness);

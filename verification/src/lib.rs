@@ -3,12 +3,12 @@
 //! The core's shared types are generic over the traits of [`dirty_ring_core::sync`],
 //! [`EntryMemory`](dirty_ring_core::entry::EntryMemory) and
 //! [`Backend`](dirty_ring_core::backend::Backend). This crate holds other instances of those
-//! traits, so that what is checked is the very code that ships, in an ordinary `cargo test`:
+//! traits, so an ordinary `cargo test` checks the very code that ships:
 //!
 //! * [`loom_sync`], [`loom_kvm`]: loom's atomics, locks and cells, and KVM's side of a ring over
 //!   them. Loom runs every interleaving, and every value that a weakly ordered load may return.
-//! * [`weak`]: the same with one thing wrong. Each property has a negative control, its model with
-//!   one of these put in, that has to fail: a model that can't fail checks nothing.
+//! * [`weak`]: primitives with one thing wrong each. Each property has a negative control, which is
+//!   its model over one of these and has to fail: a model that can't fail checks nothing.
 //! * [`explore`]: the harness; it counts executions and insists that the interleaving a model is
 //!   about was reached.
 //! * [`sim`]: a simulated VM without threads, for the property tests of the ring protocol.
@@ -19,6 +19,9 @@
 //!
 //! Loom runs the threads of a model as coroutines of one thread, so a model may keep what it only
 //! *observes* in a plain [`Cell`](core::cell::Cell): it costs no interleavings and orders nothing.
+//!
+//! The rules that loom checks have labels: H for harvest and reset, C for counters, W for wake-ups
+//! and the stop. The name of each test says its rule.
 #![forbid(unsafe_code)]
 
 pub mod explore;

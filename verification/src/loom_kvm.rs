@@ -39,7 +39,7 @@ pub trait Access: 'static {
     }
 }
 
-/// As api.rst 8.29 and the trait want it.
+/// The access that api.rst 8.29 and the trait require.
 #[derive(Debug)]
 pub struct Sound;
 impl Access for Sound {}
@@ -160,9 +160,9 @@ impl KvmRing {
         })
     }
 
-    /// The vCPU dirties a page: KVM writes the next entry and publishes it. Like KVM it doesn't
-    /// look whether the entry is free: that follows from the indices (`kvm_dirty_ring_push`,
-    /// virt/kvm/dirty_ring.c).
+    /// Writes the next entry and publishes it, as KVM does when the vCPU dirties a page. Like KVM
+    /// it doesn't check whether the entry is free: that follows from the indices
+    /// (`kvm_dirty_ring_push`, virt/kvm/dirty_ring.c).
     ///
     /// Only the vCPU's own thread may call it.
     ///
@@ -193,7 +193,7 @@ impl KvmRing {
         self.watch.pushed.get() - freed < self.entries.len() as u64
     }
 
-    /// KVM resets at most `limit` harvested entries, in order, under its slots lock
+    /// Resets at most `limit` harvested entries, in order, under KVM's slots lock
     /// (`kvm_dirty_ring_reset`); returns how many.
     pub fn reset(&self, limit: u32) -> u32 {
         let mut index = self.reset_index.lock().expect("not poisoned");

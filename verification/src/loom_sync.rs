@@ -8,7 +8,7 @@ use dirty_ring_core::time::Instant;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 
-/// A shared word as the trait wants it.
+/// A shared word as the trait requires it.
 #[derive(Debug)]
 pub struct LoomWord(AtomicU32);
 
@@ -32,7 +32,7 @@ pub trait ModelLock: Lock {
     fn around(value: Self::Guarded, callers: Rc<Cell<u32>>) -> Self;
 }
 
-/// A lock as the trait wants it.
+/// A lock as the trait requires it.
 #[derive(Debug)]
 pub struct LoomLock<T> {
     guarded: Mutex<T>,
@@ -66,7 +66,7 @@ impl<T> Lock for LoomLock<T> {
 pub trait ModelPark: Park + Clone + 'static {
     /// Creates an empty place, at time 0.
     fn new() -> Self;
-    /// The timer: moves the clock to `now` and ends the sleep if its deadline has passed.
+    /// Moves the clock to `now`, as the timer does, and ends the sleep if its deadline has passed.
     /// Loom's condition variable never times out, so a thread of the model has to be the timer.
     fn pass_time_until(&self, now: Instant);
     /// Returns what happened here.
@@ -86,7 +86,7 @@ pub struct ParkWatch {
     pub tokens_found: Cell<u32>,
 }
 
-/// A place to sleep as the trait wants it; with `TOKEN` false one whose `unpark` is lost unless the
+/// A place to sleep as the trait requires it. With `TOKEN` false its `unpark` is lost unless the
 /// thread sleeps already.
 #[derive(Clone, Debug)]
 pub struct LoomPark<const TOKEN: bool = true>(Rc<Place>);

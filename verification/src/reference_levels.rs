@@ -32,8 +32,8 @@ pub const SEED_WAITS_US: [u64; 6] = [1_000_000, 500_000, 250_000, 125_000, 100_0
 /// Lows that the patch's speed-down filter swallows.
 const SEED_STABLE: u32 = 5;
 
-/// The level that `pages` of a ring of `entries` want by the patch's formula: a `float` ratio,
-/// compared with constants that C takes for `double`.
+/// Returns the level that `pages` of a ring of `entries` ask for by the patch's formula: a `float`
+/// ratio, compared with constants that are `double` in C.
 pub fn seed_wanted_by_float(pages: u32, entries: u32) -> u8 {
     let ratio = f64::from(pages as f32 / entries as f32);
     [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -42,7 +42,8 @@ pub fn seed_wanted_by_float(pages: u32, entries: u32) -> u8 {
         .map_or(TOP, |level| level as u8)
 }
 
-/// The same with constants that are floats as well (`0.1f`).
+/// Returns the level as [`seed_wanted_by_float`] does, with constants that are `float` as well
+/// (`0.1f`).
 pub fn seed_wanted_by_single_float(pages: u32, entries: u32) -> u8 {
     let ratio = pages as f32 / entries as f32;
     [0.1f32, 0.2, 0.3, 0.4, 0.5]
@@ -51,15 +52,18 @@ pub fn seed_wanted_by_single_float(pages: u32, entries: u32) -> u8 {
         .map_or(TOP, |level| level as u8)
 }
 
-/// The same as an exact fraction: a level for each tenth of the ring that is reached.
+/// Returns the level by an exact fraction: one for each tenth of the ring that is reached.
 pub fn seed_wanted(pages: u64, entries: u32) -> u8 {
     let tenths = u128::from(pages) * 10 / u128::from(entries);
     tenths.min(TOP.into()) as u8
 }
 
-/// One step of the patch as meant: a ring-full goes up and does nothing else; a higher ratio goes
-/// up and clears the count; a lower one counts, and goes down above the stable count, which is not
-/// cleared; an equal one keeps.
+/// Takes one step of the patch as meant:
+///
+/// * a ring-full goes up and does nothing else;
+/// * a higher ratio goes up and clears the count;
+/// * a lower one counts, and goes down above the stable count without clearing it;
+/// * an equal one keeps.
 pub fn seed_step(from: Place, ring_full: bool, wanted: u8) -> (Place, Move) {
     let Place { level, lows } = from;
     let up = (level + 1).min(TOP);
@@ -111,9 +115,9 @@ pub struct LadderInput {
 }
 
 impl LadderRules {
-    /// The slowest level in whose wait the fullest ring, filling at the rate just seen, stays
-    /// below the high-water mark. A rate is seen through whole entries, so it may be an entry
-    /// higher: a level slower than `present` has to stand that as well, unless nothing came.
+    /// Returns the slowest level in whose wait the fullest ring, filling at the rate just seen,
+    /// stays below the high-water mark. A rate is seen through whole entries, so it may be an entry
+    /// higher: a level slower than `present` has to hold at that rate as well, unless nothing came.
     fn wanted(&self, present: u8, input: &LadderInput) -> u8 {
         let elapsed_us = u128::from(input.elapsed_us.max(1));
         let mark = u128::from(self.soft_limit) * u128::from(self.high_water_permille);
@@ -131,7 +135,7 @@ impl LadderRules {
         TOP
     }
 
-    /// One step: up at once to the wanted level, or by a level for each ring-full if that is
+    /// Takes one step: up at once to the wanted level, or by a level for each ring-full if that is
     /// further; down one level after more lows *in a row* than the filter swallows.
     pub fn step(&self, from: Place, input: &LadderInput) -> (Place, Move) {
         let by_rate = self.wanted(from.level, input);

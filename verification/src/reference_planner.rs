@@ -108,7 +108,7 @@ impl ReferencePlanner {
         };
     }
 
-    /// A start begins the first wait, or the first after an end; elsewhere it does nothing.
+    /// Begins the first wait, or the first after an end; elsewhere it does nothing.
     pub fn start(&mut self, now: Instant) {
         if matches!(self.place, Place::Fresh | Place::Ended) {
             self.last_began = now;
@@ -117,8 +117,9 @@ impl ReferencePlanner {
         }
     }
 
-    /// A cause ends the wait, a timer only once the time has come; the clock alone does as well.
-    /// During a pass a cause is kept for one of its own, but a timer has no meaning there.
+    /// Ends the wait on a cause; on a timer only once the time has come, which the clock alone
+    /// shows as well. During a pass a cause is kept for a pass of its own, but a timer has no
+    /// meaning there.
     pub fn wake(&mut self, now: Instant, causes: Wakes) {
         match self.place {
             Place::Fresh | Place::Ended => {}
@@ -136,15 +137,15 @@ impl ReferencePlanner {
         }
     }
 
-    /// The controller plans during a pass, and at no other time.
+    /// Lets the controller plan during a pass, and at no other time.
     pub fn plan(&mut self, now: Instant) {
         if matches!(self.place, Place::Pass { .. }) {
             self.plans.push(now);
         }
     }
 
-    /// The end of a pass. After one that a stop began comes nothing; after another one, the causes
-    /// kept begin the next at once.
+    /// Ends a pass. Nothing comes after one that a stop began; after any other, the causes kept
+    /// begin the next at once.
     pub fn reaped(&mut self, now: Instant, found: &PassTally) {
         let Place::Pass {
             began,

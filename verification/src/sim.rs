@@ -138,7 +138,7 @@ pub struct SimVm {
 }
 
 impl SimVm {
-    /// Creates a VM with a ring for each size, and returns what has to be looked at from outside.
+    /// Creates a VM with a ring for each size, and returns what tests watch from outside.
     pub fn new(sizes: &[RingSize]) -> (Self, Vec<Rc<SimRing>>, Rc<RefCell<Outcome>>) {
         let kernel: Vec<_> = (0..)
             .zip(sizes)

@@ -98,7 +98,7 @@ impl Guest {
         self.used() >= self.soft_limit
     }
 
-    /// Returns when the oldest page came that isn't reset.
+    /// Returns when the oldest page that isn't reset came.
     fn oldest(&mut self) -> Option<Instant> {
         while self.stretches.front()?.0 <= self.ring.resets() {
             self.stretches.pop_front();
@@ -155,7 +155,7 @@ impl World {
     }
 }
 
-/// A [`Deadline`] after whose plan time passes: between the looks and the first harvest.
+/// A [`Deadline`] whose plan takes time: it passes between the looks and the first harvest.
 #[derive(Clone, Debug)]
 struct Slow {
     inner: Deadline,
@@ -183,7 +183,7 @@ impl Controller for Slow {
     }
 }
 
-/// A [`SimVm`] before whose reset time passes.
+/// A [`SimVm`] whose reset takes time: it passes before the reset.
 #[derive(Debug)]
 struct SlowVm {
     inner: SimVm,
@@ -353,7 +353,7 @@ impl<const BATCH: usize> Drive<BATCH> {
         drive
     }
 
-    /// From now on ring `ring` holds `pages` at most: its guest goes round in a working set.
+    /// Limits ring `ring` to `pages` from now on: its guest goes round in a working set.
     pub fn limit_working_set(&self, ring: usize, pages: u64) {
         self.world.guests.borrow_mut()[ring].working_set = pages;
     }
@@ -422,7 +422,7 @@ impl<const BATCH: usize> Drive<BATCH> {
         guests.iter().map(|guest| guest.ring.resets()).sum()
     }
 
-    /// See [`Outside`].
+    /// Returns what can be told from outside.
     pub fn outside(&self) -> Outside {
         let phase = |guest: &Guest| {
             let done = u128::from(guest.ran.0) * u128::from(guest.rate_per_s);

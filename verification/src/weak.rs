@@ -59,7 +59,7 @@ weak_word!(
 );
 
 weak_word!(
-    /// Forgets what it told once, as a flag that is read and cleared.
+    /// Forgets what a load has returned, as a flag that is read and cleared.
     TakingWord,
     load: |word| word.swap(0, Ordering::AcqRel),
     add: |word, amount| { word.fetch_add(amount, Ordering::Release); }

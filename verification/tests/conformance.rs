@@ -1,5 +1,5 @@
-//! The core's kit for backends, run on the simulated VM of the property tests: the two know the
-//! rules from different hands and have to agree.
+//! The core's kit for backends, run on the simulated VM of the property tests. The two were written
+//! independently from the same rules and have to agree.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -88,7 +88,7 @@ fn the_simulated_vm_is_one_with_short_resets_as_well() {
     check(&mut vm).unwrap();
 }
 
-/// A guest that forgets a page's entry: the kit has to notice.
+/// Checks that the kit notices a guest that forgets a page's entry.
 #[test]
 fn control_a_write_that_is_not_logged_is_noticed() {
     struct Forgetful(Simulated);

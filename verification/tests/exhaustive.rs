@@ -12,7 +12,7 @@ use dirty_ring_verification::reference_levels::{
     seed_wanted_by_float, seed_wanted_by_single_float,
 };
 
-/// The decision that belongs to a place and a move.
+/// Returns the decision that belongs to a place and a move.
 fn decision(place: Place, moved: Move, ring_full: bool, wait: Micros) -> Decision {
     let mut reasons = match moved {
         Move::Faster => Reasons::FASTER,
@@ -40,7 +40,7 @@ fn places(lows: impl Iterator<Item = u32> + Clone) -> impl Iterator<Item = Place
     (0..6).flat_map(move |level| lows.clone().map(move |lows| Place { level, lows }))
 }
 
-/// Page counts at and around each tenth of the ring, and far beyond.
+/// Returns page counts at and around each tenth of the ring, and far beyond.
 fn representative_pages(entries: u32) -> Vec<u64> {
     let entries = u64::from(entries);
     let mut pages: Vec<u64> = (0..=6)
@@ -107,7 +107,7 @@ fn integer_buckets_are_the_patch_s_float_buckets_for_every_size_and_count() {
     assert_eq!(checked, 64 * ((1 << 17) - (1 << 6)) + 11);
 }
 
-/// Ladders whose high-water marks are whole entries.
+/// Returns ladders whose high-water marks are whole entries.
 fn ladders() -> impl Iterator<Item = (LadderTable, LadderRules, RingSize)> {
     let tables = [
         ([1_000_000, 300_000, 80_000, 24_000, 7_000, 2_000], 750, 5),

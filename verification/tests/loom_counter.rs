@@ -1,4 +1,4 @@
-//! The event counter, C1 to C4 (C5 needs a stop: see `loom_doorbell.rs`). No model is bounded.
+//! The event counter, C1 to C4 (C5 needs a stop: see `loom_reaper.rs`). No model is bounded.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -54,7 +54,7 @@ fn c1_negative_control_load_then_store() {
     );
 }
 
-/// A reader of the counter: how many are new?
+/// A reader of the counter, whose `step` returns how many are new.
 trait Reader {
     fn at(start: u32) -> Self;
     fn step<W: SharedWord>(&mut self, counter: &EventCounter<W>) -> u32;
@@ -170,7 +170,7 @@ const C4: Model = Model {
     preemptions: None,
 };
 
-/// Two vCPUs write something each and count it; the reaper that sees the counts reads it.
+/// Two vCPUs each write something and count it; the reaper reads it once it sees the counts.
 ///
 /// The second count must not hide the first: a reader that sees 2 synchronizes with both adds,
 /// as the second is a read-modify-write and continues the release sequence of the first.

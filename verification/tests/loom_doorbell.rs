@@ -1,4 +1,4 @@
-//! The doorbell, W1 to W3 and W5. Bounded to three preemptions is W3; all others are explored
+//! The doorbell: W1 to W3 and W5. W3 is bounded to three preemptions; all others are explored
 //! whole.
 
 use std::cell::Cell;

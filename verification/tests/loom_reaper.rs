@@ -1,5 +1,5 @@
-//! A reaper thread that runs the core's loop over the shared collector: W4 and C5. Bounded to two
-//! preemptions is the model with a timer; the others to three.
+//! A reaper thread that runs the core's loop over the shared collector: W4 and C5. The model with a
+//! timer is bounded to two preemptions, the others to three.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -110,7 +110,7 @@ where
         })
     }
 
-    /// The patch's way: ends where it sees the stop, without another pass.
+    /// Runs a reaper as in the patch of 2022: it ends where it sees the stop, without another pass.
     fn spawn_impatient_reaper(&self) -> thread::JoinHandle<u64> {
         let shared = Rc::clone(&self.shared);
         thread::spawn(move || {

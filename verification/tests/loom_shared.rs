@@ -1,4 +1,4 @@
-//! The shared collector, H4 to H6, and C4 through it. Bounded are the models of the shipped turns:
+//! The shared collector: H4 to H6, and C4 through it. The models of the shipped turns are bounded
 //! to five preemptions, and to three where there is a deficit. All others are explored whole.
 
 use std::cell::Cell;
@@ -50,9 +50,9 @@ const SPLIT: Model = Model {
     preemptions: None,
 };
 
-/// A reaper that gives up the lock between its harvest and its reset, which explores more than the
-/// shipped turn does: a harvest is always followed by a [`Collector::settle`], but not in which hold
-/// of the lock.
+/// Runs a reaper that releases the lock between its harvest and its reset. This explores more than
+/// the shipped turn does: a [`Collector::settle`] follows each harvest, maybe under another hold of
+/// the lock.
 fn harvests_and_settles<L>(shared: &Shared<L>, kvm: &KvmRing, reached: &Reached)
 where
     L: ModelLock<Guarded = Pages> + 'static,
@@ -80,7 +80,7 @@ const TURNS: Model = Model {
     preemptions: Some(5),
 };
 
-/// The shipped reaper takes a pass, and whatever passes follow from it.
+/// Runs the shipped reaper for a pass, and for the passes that follow from it.
 fn takes_turns<L>(shared: &Shared<L>, _kvm: &KvmRing, _reached: &Reached)
 where
     L: ModelLock<Guarded = Pages> + 'static,
@@ -316,7 +316,7 @@ fn h6_negative_control_kvm_counts_what_it_resets_later() {
     });
 }
 
-/// A ring-full path and a reaper's pass, with the ring-full counted in the one way or in another.
+/// A ring-full path and a reaper's pass, with one way to count the ring-full.
 trait CountedPath {
     fn around(collector: Pages) -> Self;
     /// Returns the entries that it harvested.

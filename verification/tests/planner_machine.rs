@@ -1,5 +1,5 @@
-//! The planner against a second opinion, on whatever a driver may report in whatever order,
-//! fitting or not; and a driver that keeps to the rules always comes to the end.
+//! The planner against a second opinion, on any reports of a driver in any order, fitting or not. A
+//! driver that keeps to the rules always comes to the end.
 
 use dirty_ring_core::collector::{Collector, PassRings, PassTally, Scope};
 use dirty_ring_core::controller::{Controller, Decision, Measurement, Reasons, StateError};

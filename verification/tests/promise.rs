@@ -55,7 +55,7 @@ fn configured(
     }
 }
 
-/// Ways to be `latency` late in all, or not at all.
+/// Returns the ways to be `latency` late in all, or not at all.
 fn delays(latency: Micros) -> Vec<[Micros; 5]> {
     let zero = Micros::ZERO;
     let half = latency / 2;
@@ -77,7 +77,7 @@ fn delays(latency: Micros) -> Vec<[Micros; 5]> {
     delays
 }
 
-/// All that the adversary may do in one round. Two rings are filled alike or by turns.
+/// Returns all that the adversary may do in one round. Two rings are filled alike or by turns.
 fn rounds(latency: Micros, rings: usize, kicks: &[Option<Micros>]) -> Vec<Round> {
     use Activity::{All, Half, None};
     let patterns: &[&[Activity]] = match rings {
@@ -102,7 +102,7 @@ fn rounds(latency: Micros, rings: usize, kicks: &[Option<Micros>]) -> Vec<Round>
     rounds
 }
 
-/// Deeper than any search comes before it is complete.
+/// A depth that no search reaches before it is complete.
 const DEPTH: usize = 60;
 
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ struct Found {
     full: Option<Vec<Round>>,
 }
 
-/// Searches all series of `rounds` up to `depth`, by breadth; a state is gone on from once.
+/// Searches all series of `rounds` up to `depth`, breadth first; each state is expanded once.
 fn search(setup: &Setup, rounds: &[Round], depth: usize) -> Found {
     let mut found = Found::default();
     let mut known = HashSet::new();

@@ -157,7 +157,7 @@ impl<C: Controller> World<C> {
         turn
     }
 
-    /// A reaper that waits has dealt with all kicks.
+    /// Checks that a reaper that waits has dealt with all kicks.
     fn check_asked_for(&mut self) {
         for (ring, pushed) in self.asked_for.take().into_iter().flatten().enumerate() {
             assert!(

@@ -25,8 +25,8 @@ fn logs_with_pml_under(modules: &Path, cpuinfo: &Path) -> bool {
         let pml = std::fs::read_to_string(modules.join("kvm_intel/parameters/pml"));
         return pml.is_ok_and(|value| value.trim() == "Y");
     }
-    // Sysfs is hidden, as in a jail. To assume a log that does not exist wastes 512 entries; to
-    // miss one that does exist means to plan with entries that KVM keeps free.
+    // Sysfs is hidden, as in a jail. Assuming a log that does not exist wastes 512 entries. Missing
+    // one that does exist means planning with entries that KVM keeps free.
     match std::fs::read_to_string(cpuinfo) {
         Ok(cpus) => cpus.split_ascii_whitespace().any(|flag| flag == "vmx"),
         Err(_) => true,

@@ -5,7 +5,10 @@ use std::time::{self, Duration};
 use dirty_ring_core::time::{Instant, Micros};
 use nix::time::{ClockId, clock_gettime};
 
-/// A monotonic clock that starts at 0.
+/// What a clock shows at its start: far enough from 0 that the ages in a saved state fit before it.
+const EPOCH: Instant = Instant(1 << 50);
+
+/// A monotonic clock for one reaper.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: time::Instant,
@@ -21,7 +24,7 @@ impl Clock {
 
     /// Returns the time.
     pub(crate) fn now(&self) -> Instant {
-        Instant(0) + self.start.elapsed().into()
+        EPOCH + self.start.elapsed().into()
     }
 }
 

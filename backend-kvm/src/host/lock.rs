@@ -22,8 +22,8 @@ impl<T> Lock for StdLock<T> {
     }
 }
 
-/// Locks `mutex`, even if a holder panicked: a collector is consistent after every step, and to
-/// continue reaping loses less than to stop.
+/// Locks `mutex`, even if a holder panicked: a collector is consistent after every call, and
+/// continuing to reap loses less than stopping.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

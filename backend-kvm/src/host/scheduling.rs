@@ -2,7 +2,7 @@
 
 use crate::sys;
 
-/// The scheduler's slice that a reaper requests, in nanoseconds. A peek takes a few microseconds
+/// The scheduler's slice that a reaper requests, in nanoseconds. A look takes a few microseconds
 /// and a reap a few hundred, while vCPU threads usually have a slice of 3 ms.
 const SLICE_NS: u64 = 100_000;
 

@@ -6,8 +6,8 @@ use crate::cost::ps;
 use crate::kernel::KernelRing;
 
 impl Vcpu {
-    /// A time before which its ring can't become full, told without a look at the pages: as if
-    /// every write from now on would fault. Only while it is in guest mode.
+    /// Returns a time before which its ring can't become full, as if every write from now on would
+    /// fault: this needs no scan of the pages. Only while it is in guest mode.
     pub(crate) fn earliest_full_ps(&self, ring: &KernelRing) -> u64 {
         let faults = u64::from(self.faults_left(ring).saturating_sub(1));
         let each_ps = ps(self.cost.fault_ns).saturating_add(self.step_ps);
@@ -20,10 +20,11 @@ impl Vcpu {
         self.limited(full_ps.min(self.until_ps.max(self.next_ps)))
     }
 
-    /// The time when its ring becomes full, or an earlier one up to which it surely doesn't and
-    /// from which on nothing can be said yet. Not before the time it has been simulated up to, and
-    /// after it has been simulated up to the answer, the next answer is later or it has left.
-    /// Only while it is in guest mode.
+    /// Returns the time when its ring becomes full, or an earlier one up to which it surely
+    /// doesn't.
+    ///
+    /// The answer isn't before the time it has been simulated up to. Once it has been simulated up
+    /// to the answer, the next answer is later or it has left. Only while it is in guest mode.
     pub(crate) fn forecast_ps(&self, ring: &KernelRing) -> u64 {
         let faults = self.faults_left(ring);
         let fault_step_ps = ps(self.cost.fault_ns).saturating_add(self.step_ps);
@@ -46,13 +47,14 @@ impl Vcpu {
         self.limited(end_ps)
     }
 
-    /// Faults until the ring is full or holds an entry that can't be foreseen.
+    /// Returns the faults until the ring is full or holds an entry that can't be foreseen.
     fn faults_left(&self, ring: &KernelRing) -> u32 {
         let garbage = self.garbage.as_ref().map_or(u32::MAX, |g| g.left);
         ring.headroom().min(garbage)
     }
 
-    /// When the `faults`th fault from now (counted from 1) is done, if the phase goes on so long.
+    /// Returns when the `faults`th fault from now (counted from 1) is done, if the phase lasts so
+    /// long.
     fn fault_done_ps(&self, faults: u32) -> Option<u64> {
         let fault_ps = ps(self.cost.fault_ns);
         let left = (faults as usize).checked_sub(1)?;
@@ -81,7 +83,7 @@ impl Vcpu {
         Some(done_ps.saturating_add(faults_ps))
     }
 
-    /// `at_ps`, or the overrun if that comes first.
+    /// Returns `at_ps`, or the time of the overrun if that comes first.
     fn limited(&self, at_ps: u64) -> u64 {
         match &self.overrun {
             Some(overrun) if overrun_ps(overrun) > self.local_ps => at_ps.min(overrun_ps(overrun)),

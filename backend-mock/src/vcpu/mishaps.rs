@@ -22,7 +22,7 @@ pub(super) struct Garbage {
 }
 
 impl Vcpu {
-    /// Mixes garbage into its ring.
+    /// Makes it a vCPU with garbage in its ring.
     pub(crate) fn with_garbage(mut self, mut dice: Dice, permille: u16) -> Self {
         self.garbage = (permille != 0).then(|| Garbage {
             left: dice.times_until(permille),
@@ -33,7 +33,7 @@ impl Vcpu {
         self
     }
 
-    /// Lets it overrun its ring.
+    /// Makes it a vCPU that overruns its ring.
     pub(crate) fn with_overrun(mut self, overrun: Overrun) -> Self {
         self.overrun = Some(overrun);
         self
@@ -65,8 +65,8 @@ impl Vcpu {
         });
     }
 
-    /// Logs page after page, whether they are protected or not, past the soft limit and past the
-    /// ring's end; only then is the limit looked at.
+    /// Logs page after page, protected or not, past the soft limit and past the ring's end. The
+    /// limit is checked only after that.
     pub(super) fn overrun_ring(&mut self, entries_beyond: u32, at_ps: u64, ring: &mut KernelRing) {
         self.overrun = None;
         self.faulting = false;
@@ -83,7 +83,7 @@ impl Vcpu {
     }
 }
 
-/// When an overrun is due.
+/// Returns when an overrun is due.
 pub(super) fn overrun_ps(overrun: &Overrun) -> u64 {
     overrun.at_us.saturating_mul(PS_PER_US)
 }

@@ -68,7 +68,8 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU at the beginning of its workload, all of its pages protected if they are `logged`.
+    /// Creates a vCPU at the beginning of its workload, with all its pages protected if they are
+    /// `logged`.
     pub(crate) fn new(
         index: usize,
         workload: Arc<Workload>,
@@ -108,17 +109,17 @@ impl Vcpu {
         vcpu
     }
 
-    /// Page writes so far.
+    /// Returns the page writes so far.
     pub(crate) fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// When it left guest mode, if it is out.
+    /// Returns when it left guest mode, if it is out.
     pub(crate) fn left_ps(&self) -> Option<u64> {
         self.left_ps
     }
 
-    /// The number of the last write to `page` of its region, from 1; 0 if there was none.
+    /// Returns the number of the last write to `page` of its region, from 1; 0 if there was none.
     pub(crate) fn last_write(&self, page: usize) -> u64 {
         if page < self.pages {
             let ago = (self.cursor + self.pages - 1 - page) % self.pages;
@@ -134,7 +135,7 @@ impl Vcpu {
         self.protected.insert(page);
     }
 
-    /// Keeps it from its work for a while, if it is in guest mode.
+    /// Interrupts it for `pause_ps`, if it is in guest mode.
     pub(crate) fn interrupt(&mut self, pause_ps: u64) {
         if self.left_ps.is_none() && self.entered_ps <= self.local_ps {
             self.next_ps = self.next_ps.saturating_add(pause_ps);
@@ -199,7 +200,8 @@ impl Vcpu {
         writes != in_time || writes == in_phase
     }
 
-    /// The write that is due finds its page protected; returns whether it does so by `to_ps`.
+    /// Begins the fault of the write that is due, whose page is protected; returns whether it
+    /// begins by `to_ps`.
     fn begin_fault(&mut self, to_ps: u64) -> bool {
         let access_ps = self.next_ps.saturating_add(self.step_ps);
         if access_ps > to_ps {
@@ -210,8 +212,8 @@ impl Vcpu {
         true
     }
 
-    /// Writes to writable pages that come before the next one to a protected page; `MAX` if none
-    /// is protected.
+    /// Returns the writes to writable pages that come before the next one to a protected page;
+    /// `MAX` if none is protected.
     fn writes_until_fault(&self) -> u64 {
         if self.protected.is_empty() {
             return u64::MAX;

@@ -7,7 +7,7 @@ use crate::cost::ps;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     at_ps: u64,
-    /// Looked at the pages, or only estimated.
+    /// Whether the pages were scanned; otherwise it is only an estimate.
     exact: bool,
     /// It has left guest mode already: this is when it asks to be let in again.
     out: bool,
@@ -22,8 +22,8 @@ impl Forecast {
 }
 
 impl Vm {
-    /// The next vCPU that needs attention before `before_ps`, and when: it asks to be let in again
-    /// (its [`state`](Self::state) says so), or has to be simulated up to then to know more.
+    /// Returns the next vCPU that needs attention before `before_ps`, and when. It asks to be let
+    /// in again (its [`state`](Self::state) says so), or has to be simulated up to then.
     pub(crate) fn next_stop(&mut self, before_ps: u64) -> Option<(u64, usize)> {
         let before_ps = before_ps.min(self.end_ps);
         loop {
@@ -74,7 +74,7 @@ impl Vm {
         };
     }
 
-    /// From guest mode to the ring-full path, or back.
+    /// Returns the time from guest mode to the ring-full path, or back.
     pub(crate) fn half_exit_ps(&self) -> u64 {
         ps(self.cost.ring_full_exit_ns) / 2
     }

@@ -11,7 +11,7 @@ use crate::cost::ps;
 use crate::memory::RingMemory;
 
 impl Vm {
-    /// The cost of what userspace did to the rings since it was last asked.
+    /// Returns the cost of what userspace did to the rings since the last call.
     pub(super) fn uncharged_ps(&mut self) -> u64 {
         let (loads, harvested) = self.meter.counts();
         let (loads_charged, harvested_charged) = self.charged;
@@ -25,7 +25,7 @@ impl Vm {
             .saturating_add(peeks_ps)
     }
 
-    /// How many of `waiting` entries the next reset gets through.
+    /// Returns how many of `waiting` entries the next reset gets through.
     fn reset_limit(&mut self, waiting: u64) -> u64 {
         if self.dice.happens(self.faults.interrupted_reset_permille) {
             0

@@ -62,7 +62,7 @@ pub struct Vm {
     faults: Faults,
     dice: Dice,
     now_ps: u64,
-    /// Guest mode ends here, for good.
+    /// When the guest ends: no vCPU runs after that.
     end_ps: u64,
     layout: Layout,
     slots: SlotTable<2>,
@@ -80,7 +80,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A VM at time 0. Its pages are protected and logged if there is a policy.
+    /// Creates a VM at time 0. Its pages are protected and logged if there is a policy.
     ///
     /// # Errors
     /// [`ConfigError`] where the configuration is refused.
@@ -143,12 +143,12 @@ impl Vm {
         Ok(vm)
     }
 
-    /// The time, in picoseconds.
+    /// Returns the time, in picoseconds.
     pub fn now_ps(&self) -> u64 {
         self.now_ps
     }
 
-    /// The time, in whole microseconds: what the reaper's clock shows.
+    /// Returns the time, in whole microseconds: what the reaper's clock shows.
     pub fn now_us(&self) -> u64 {
         self.now_ps / PS_PER_US
     }
@@ -159,7 +159,8 @@ impl Vm {
         self.run_until_ps(us.saturating_mul(PS_PER_US));
     }
 
-    /// The same in picoseconds. A time that is past changes nothing.
+    /// Runs all vCPUs up to `to_ps` picoseconds, as [`run_until_us`](Self::run_until_us) does. A
+    /// time that is past changes nothing.
     pub fn run_until_ps(&mut self, to_ps: u64) {
         self.now_ps = self.now_ps.max(to_ps);
         let guest_ps = self.now_ps.min(self.end_ps);
@@ -168,7 +169,7 @@ impl Vm {
         }
     }
 
-    /// Lets the time pass that the harvests and peeks since the last charge cost; returns the
+    /// Lets the time pass that harvests and looks since the last charge cost; returns the
     /// picoseconds. A reset does the same for those before it.
     pub fn charge(&mut self) -> u64 {
         let work_ps = self.uncharged_ps();
@@ -176,7 +177,7 @@ impl Vm {
         work_ps
     }
 
-    /// Where `vcpu` is. A vCPU that isn't there runs.
+    /// Returns where `vcpu` is; [`VcpuState::Running`] for one that isn't there.
     pub fn state(&self, vcpu: usize) -> VcpuState {
         let left_ps = self.vcpus.get(vcpu).and_then(Vcpu::left_ps);
         left_ps.map_or(VcpuState::Running, |since_ps| VcpuState::RingFull {
@@ -195,17 +196,17 @@ impl Vm {
         }
     }
 
-    /// Page writes of `vcpu` so far; 0 for one that isn't there.
+    /// Returns the page writes of `vcpu` so far; 0 for one that isn't there.
     pub fn page_writes(&self, vcpu: usize) -> u64 {
         self.vcpus.get(vcpu).map_or(0, Vcpu::writes)
     }
 
-    /// The memory slots with their pages.
+    /// Returns the memory slots with their pages.
     pub fn slots(&self) -> [(SlotId, usize); 2] {
         self.layout.slot_map().slots()
     }
 
-    /// The pages of `slot` that were published since the last
+    /// Returns the pages of `slot` that were published since the last
     /// [`clear_published`](Self::clear_published), or `None` if there is no such slot.
     pub fn published(&self, slot: SlotId) -> Option<&PageSet> {
         self.truth.published(slot)
@@ -217,19 +218,19 @@ impl Vm {
         self.truth.clear_published();
     }
 
-    /// Pages that were written since they were last published, or never were published: all of
-    /// them are in the rings or with the collector, or they are lost. After the final drain it
-    /// must be 0. Always 0 with dirty logging off.
+    /// Returns the pages that were written since they were last published, or never published. They
+    /// are in the rings or with the collector, or they are lost. Must be 0 after the final drain;
+    /// always 0 with dirty logging off.
     pub fn unpublished_pages(&self) -> u64 {
         self.truth.unseen_pages(&self.layout, &self.vcpus)
     }
 
-    /// Publications of a page before the reset of its entry; must be 0.
+    /// Returns the publications of a page before the reset of its entry; must be 0.
     pub fn premature_publications(&self) -> u64 {
         self.truth.premature()
     }
 
-    /// Publications of pages that don't exist; must be 0.
+    /// Returns the publications of pages that don't exist; must be 0.
     pub fn unregistered_publications(&self) -> u64 {
         self.truth.unregistered()
     }

@@ -15,7 +15,7 @@ pub struct Drain {
 
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// Harvests, resets and publishes everything that is in the rings: before a memory slot changes,
-    /// or when a consumer wants every page that was dirtied so far. Returns whether all is settled.
+    /// or when a consumer needs every page that was dirtied so far. Returns whether all is settled.
     ///
     /// # Errors
     /// Those of [`settle`](Self::settle).
@@ -52,23 +52,29 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             let left = match drain.left {
                 Some(left) => left,
                 None => {
-                    let occupancy = ring.look(now);
-                    ring.note_taken(now, true);
-                    if occupancy != 0 {
-                        ring.note_harvest();
-                    }
-                    occupancy
+                    ring.note_taken(now);
+                    ring.look(now)
                 }
             };
             let room = self.room();
+            let is_first = drain.left.is_none();
             let taken = self.harvest_ring(drain.ring, left);
             add(&mut self.totals.drain_harvested, taken);
+            if is_first
+                && taken != 0
+                && let Some(ring) = self.backend.rings_mut().get_mut(drain.ring)
+            {
+                ring.note_harvest();
+            }
             let left = left.saturating_sub(taken);
-            // A refused entry has given its place in the batch back: the harvest ended for want of room
-            // all the same.
+            // `taken` counts refused entries, whose places in the batch are free again: the harvest
+            // ended because the batch was full all the same.
             if left != 0 && taken == room {
                 drain.left = Some(left);
                 return false;
+            }
+            if let Some(ring) = self.backend.rings_mut().get_mut(drain.ring) {
+                ring.note_emptied_on_request();
             }
             // Where less was found than the look saw, another caller has taken the rest.
             *drain = Drain {

@@ -20,8 +20,8 @@ pub enum CollectError<E> {
         /// Entries waiting.
         outstanding: u64,
     },
-    /// A vCPU leaves with ring-full again and again and there is nothing to harvest or to reset: KVM's
-    /// indices have passed the entries.
+    /// A vCPU leaves with ring-full again and again while there is nothing to harvest or to reset:
+    /// KVM's indices have passed the entries.
     Overrun {
         /// The vCPU's index.
         ring: usize,

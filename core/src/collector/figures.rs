@@ -13,7 +13,7 @@ pub struct PassTally {
     pub ring_fulls: u32,
 }
 
-/// Totals over all rings since the collector was made.
+/// Totals over all rings since the collector was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -33,7 +33,7 @@ pub struct Totals {
     pub entries_reset: u64,
     /// Pages published.
     pub published: u64,
-    /// Looks at a ring that a plan was made from; passes of controllers that don't plan have none.
+    /// Looks at a ring that a plan used; controllers that don't plan have none.
     pub peeks: u64,
 }
 

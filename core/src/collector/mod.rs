@@ -18,8 +18,9 @@
 //! Reset and publication happen in one critical section as well. `KVM_RESET_DIRTY_RINGS` flushes
 //! the TLBs *after* it has let go of the VM's slots lock (virt/kvm/kvm_main.c,
 //! `kvm_vm_ioctl_reset_dirty_pages`), so a second reset may return while the first one's flush is
-//! still to come, and a vCPU may still write through a stale translation to a page that the second
-//! caller takes for protected. [`SharedCollector`](crate::shared::SharedCollector) has that lock.
+//! still to come, and a vCPU may still write through a stale translation to a page that looks
+//! protected to the second caller. [`SharedCollector`](crate::shared::SharedCollector) has the lock
+//! that prevents it.
 //!
 //! Three callers take entries, all through the same two steps: the reaper's pass
 //! ([`begin_pass`](Collector::begin_pass), [`reap`](Collector::reap)), the ring-full path of a vCPU
@@ -45,10 +46,10 @@ use figures::add;
 use pass::Pass;
 
 /// Harvested pages that a collector holds at most until their reset, in pages (64 KiB of memory).
-/// The longest that a vCPU on ring-full waits for the reaper is one such batch.
+/// A vCPU on ring-full waits for one such batch of the reaper at most.
 pub const DEFAULT_BATCH: usize = 4096;
 
-/// Resets in a row that may reset nothing, although entries wait for it, before
+/// Resets in a row that may reset nothing, although entries wait for one, before
 /// [`CollectError::Stalled`].
 pub const STALLED_RESETS: u32 = 1000;
 
@@ -110,8 +111,8 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     }
 
     /// Resets what was harvested until nothing is left, and then publishes it. Gives up for now
-    /// where KVM makes no progress for a few calls, as with a signal pending on this thread; the
-    /// deficit is carried. Returns whether all is reset and published.
+    /// where KVM makes no progress for a few calls, as with a signal pending on this thread: the
+    /// next caller carries the deficit on. Returns whether all is reset and published.
     ///
     /// # Errors
     /// The backend's, or a count that can't be: see [`CollectError`]. The pages stay here.
@@ -173,13 +174,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         }
     }
 
-    /// Pages that the batch still has room for.
+    /// Returns the pages that the batch still has room for.
     fn room(&self) -> u32 {
         u32::try_from(BATCH.saturating_sub(self.batch.len())).unwrap_or(u32::MAX)
     }
 
-    /// Harvests at most `limit` entries of `ring` into the batch, refuses those that name no
-    /// registered page, and returns how many it took, the refused included.
+    /// Harvests at most `limit` entries of `ring` into the batch and refuses those that name no
+    /// registered page. Returns how many it took, the refused included.
     fn harvest_ring(&mut self, ring: usize, limit: u32) -> u32 {
         let limit = limit.min(self.room());
         let begin = self.batch.len();

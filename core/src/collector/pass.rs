@@ -8,7 +8,8 @@ use crate::ring::Ring;
 use crate::size::RingSize;
 use crate::time::Instant;
 
-/// Rings that a plan can leave alone: KVM's largest number of vCPUs. Rings beyond are always taken.
+/// Rings that a plan can leave alone: KVM's largest number of vCPUs. Rings beyond that are always
+/// taken.
 pub const MAX_PLANNED_RINGS: usize = 4096;
 
 const WORDS: usize = MAX_PLANNED_RINGS / u64::BITS as usize;
@@ -61,8 +62,8 @@ fn place(ring: usize) -> (usize, u64) {
     (ring.checked_div(bits).unwrap_or(0), bit)
 }
 
-/// All rings at the beginning of a pass, looked at: what a controller plans with. It takes them all
-/// unless the plan leaves some alone.
+/// The rings that a controller plans with, at the beginning of a pass and after a look at each. The
+/// pass takes all that the plan doesn't leave alone.
 #[derive(Debug)]
 pub struct PassRings<'p, M> {
     rings: &'p [Ring<M>],
@@ -84,7 +85,8 @@ pub struct RingView<'p> {
 }
 
 impl<'p, M: EntryMemory> PassRings<'p, M> {
-    /// Lets `plan` plan with `rings`, outside of any collector, and tells which it left alone.
+    /// Lets `plan` plan with `rings` outside of any collector, and sets `told` for each ring that
+    /// it left alone.
     pub(crate) fn play(
         rings: &'p [Ring<M>],
         told: &mut [bool],
@@ -149,7 +151,7 @@ impl<'p, M: EntryMemory> PassRings<'p, M> {
 pub struct Reaped {
     /// Entries that it took.
     pub entries: u32,
-    /// The pass is over: every ring was taken that it takes, and all is reset and published.
+    /// Whether the pass is over: all its rings were taken, and all is reset and published.
     pub is_over: bool,
 }
 
@@ -216,7 +218,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             let taken = self.harvest_ring(index, left);
             entries = entries.saturating_add(taken);
             if first && let Some(ring) = self.backend.rings_mut().get_mut(index) {
-                ring.note_taken(now, self.pass.scope == Scope::All);
+                ring.note_taken(now);
                 if taken != 0 {
                     ring.note_harvest();
                 }
@@ -227,6 +229,11 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 more = true;
                 break;
             }
+            if self.pass.scope == Scope::All
+                && let Some(ring) = self.backend.rings_mut().get_mut(index)
+            {
+                ring.note_emptied_on_request();
+            }
             self.next_ring();
         }
         add(&mut self.pass.harvested, entries);
@@ -234,7 +241,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         (entries, more)
     }
 
-    /// Ends the pass; returns what it found, and what came between it and the last one.
+    /// Ends the pass; returns what it found, and what the ring-full path found since the last one.
     pub fn end_pass(&mut self) -> PassTally {
         let mut fullest = 0;
         for ring in self.backend.rings_mut() {

@@ -10,7 +10,9 @@ pub enum RingFullMode {
     /// Harvests and resets at most so many entries of its own ring, and of those that are full at
     /// the same moment, and leaves the rest to the reaper.
     Chunk(u32),
-    /// Harvests and resets the whole of all rings, as QEMU does.
+    /// Harvests and resets the whole of all rings, as QEMU does. The reaper isn't woken for it: a
+    /// controller whose waits only a ring-full ends, as [`Deadline`](crate::controller::Deadline)'s
+    /// after an idle time, needs chunks.
     Whole,
 }
 
@@ -28,14 +30,14 @@ impl Default for RingFullMode {
 pub struct RingFullReport {
     /// Entries harvested, of all the rings that it took from.
     pub harvested: u32,
-    /// Everything harvested so far is reset and published. `false` where signals kept KVM from
-    /// it: the deficit is carried, the vCPU may try to go on.
+    /// Whether everything harvested so far is reset and published. `false` where signals kept KVM
+    /// from it: the deficit is carried, and the vCPU may try to go on.
     pub settled: bool,
 }
 
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// Makes room for a vCPU that left guest mode on ring-full: counts the exit, harvests as `mode`
-    /// says, resets, publishes.
+    /// says, resets and publishes.
     ///
     /// # Errors
     /// Those of [`settle`](Self::settle), an index without a ring, or [`CollectError::Overrun`].
@@ -73,7 +75,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             harvested = harvested.saturating_add(taken);
         }
         let settled = self.settle()?;
-        if nothing_to_reset
+        // A full batch that can't be settled keeps the entries in the ring: that is no overrun.
+        if settled
+            && nothing_to_reset
             && own_harvested == 0
             && let Some(own) = self.backend.rings_mut().get_mut(ring)
             && own.note_fruitless_exit()
@@ -95,14 +99,16 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             return Ok(0);
         }
         let taken = self.take(other, chunk)?;
-        if let Some(other) = self.backend.rings_mut().get_mut(other) {
+        if taken != 0
+            && let Some(other) = self.backend.rings_mut().get_mut(other)
+        {
             other.serve();
         }
         Ok(taken)
     }
 
-    /// Takes at most `limit` entries of one ring, and no more than its size. Settles where the batch
-    /// is full on the way, and not at the end. Returns the entries harvested.
+    /// Takes at most `limit` entries of one ring, and no more than its size. Settles whenever the
+    /// batch is full on the way, but not at the end. Returns the entries harvested.
     fn take(&mut self, ring: usize, limit: u32) -> Result<u32, CollectError<B::Error>> {
         let size = self.backend.rings().get(ring).map(|ring| ring.size());
         let limit = limit.min(size.map_or(0, |size| size.entries()));

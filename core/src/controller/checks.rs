@@ -17,7 +17,7 @@ const ENTRIES: u32 = 128;
 const RINGS: usize = 3;
 /// Passes that it plays.
 const PASSES: u32 = 2_000;
-/// Each so many passes the controller is saved and restored.
+/// Passes after which the controller is saved and restored.
 const RESTORE_EVERY: u32 = 37;
 
 /// A MUST of [`Controller`] that doesn't hold.
@@ -85,9 +85,11 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-/// Plays some thousand passes with the controllers that `make` makes (all of one configuration), with
-/// small rings of the given soft limit and with measurements of every size, and checks the MUSTs of
-/// [`Controller`]. A panic is a violation as well: call it in a test.
+/// Checks the MUSTs of [`Controller`] on the controllers that `make` creates for rings of the given
+/// size. All of them must have one configuration.
+///
+/// It plays some thousand passes with small rings and with measurements of every size. A panic is a
+/// violation as well: call it in a test.
 ///
 /// ```
 /// use dirty_ring_core::controller::{Fixed, check};
@@ -220,7 +222,7 @@ impl World {
         });
         for (ring, left_alone) in self.rings.iter_mut().zip(left_alone) {
             if !left_alone {
-                ring.note_taken(self.now, false);
+                ring.note_taken(self.now);
                 let _ = ring.harvest_without_reset(u32::MAX, |_| ());
                 ring.memory().reset();
             }

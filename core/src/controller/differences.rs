@@ -22,7 +22,7 @@ const IDLE: Measurement = Measurement {
     took: Micros(0),
 };
 
-/// The reaper found `pages`, in one ring, after `elapsed_us`.
+/// Returns the measurement of a pass that found `pages`, in one ring, after `elapsed_us`.
 fn found(pages: u32, elapsed_us: u64) -> Measurement {
     Measurement {
         elapsed: Micros(elapsed_us),
@@ -44,12 +44,12 @@ fn ladder_at(size: RingSize, level: RunLevel, lows: u32) -> Ladder {
     ladder
 }
 
-/// The level after one step.
+/// Returns the level after one pass.
 fn level_after(controller: &mut impl Controller, found: &Measurement) -> RunLevel {
     controller.on_reaped(found).level.unwrap()
 }
 
-/// The levels after each of `N` steps that all find the same.
+/// Returns the levels after each of `N` passes that all find the same.
 fn levels_after<const N: usize>(
     controller: &mut impl Controller,
     found: &Measurement,
@@ -222,7 +222,7 @@ fn defect_7_a_hundred_ring_fulls_count_as_one_in_the_seed_and_one_by_one_in_the_
 
 #[test]
 fn defect_8_pages_of_the_ring_full_path_are_idleness_to_the_seed_and_load_to_the_ladder() {
-    // The ring-fulls themselves were in the step before.
+    // The ring-fulls themselves were in the pass before.
     let aftermath = Measurement {
         elapsed: Micros(100_000),
         harvested: 10,

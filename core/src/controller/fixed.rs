@@ -1,4 +1,4 @@
-//! One interval.
+//! A fixed interval.
 
 use core::fmt;
 

@@ -43,7 +43,7 @@ impl fmt::Display for HalvingError {
 
 impl core::error::Error for HalvingError {}
 
-/// Halves the wait on a high ratio, lengthens it by a step on a low one.
+/// Halves the wait on a high ratio and lengthens it by a fixed amount on a low one.
 ///
 /// The ratio is that of [`Seed`](super::Seed): pages that the reaper harvested from all rings over
 /// the entries of one ring. Ring-fulls as such don't move it.
@@ -106,7 +106,7 @@ impl HalvingConfig {
 }
 
 impl Halving {
-    /// The controller at its longest wait, for rings of `size`.
+    /// Creates the controller at its longest wait, for rings of `size`.
     pub const fn new(config: HalvingConfig, size: RingSize) -> Self {
         Self {
             config,

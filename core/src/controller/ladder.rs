@@ -110,9 +110,8 @@ impl LadderTable {
 /// | steps up | one level a pass, a hundred ring-fulls count as one | at once to the wanted level; each ring-full is worth a level |
 /// | pages that the ring-full path took | not in the ratio: looks idle when the load is highest | counted in |
 ///
-/// What it doesn't mend: like the patch it sees pages, not headroom, so a working set that is
-/// smaller than the ring but dirtied anew in each interval looks like a high rate and keeps it
-/// fast.
+/// One defect remains: like the patch it sees pages, not headroom. A working set that is smaller
+/// than the ring but dirtied anew in each interval looks like a high rate and keeps it fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ladder {
     table: LadderTable,
@@ -124,7 +123,7 @@ pub struct Ladder {
 const _: () = assert!(size_of::<Ladder>() <= 64, "a controller is a few words");
 
 impl Ladder {
-    /// The controller at NORMAL, for rings of `size`.
+    /// Creates the controller at NORMAL, for rings of `size`.
     pub const fn new(table: LadderTable, size: RingSize) -> Self {
         let share = (size.soft_limit() as u64).saturating_mul(table.high_water_permille as u64);
         Self {
@@ -138,8 +137,8 @@ impl Ladder {
         }
     }
 
-    /// The slowest level in whose wait a ring that took `entries` in `elapsed` stays below the
-    /// high-water mark; MAX_SPEED if there is none.
+    /// Returns the slowest level in whose wait a ring that took `entries` in `elapsed` stays below
+    /// the high-water mark; MAX_SPEED if there is none.
     fn wanted(&self, entries: u32, elapsed: Micros) -> RunLevel {
         let entries = u128::from(entries);
         // Two passes within a microsecond say nothing of the rate but that it is finite.

@@ -37,12 +37,12 @@ impl RunLevel {
         Self::MaxSpeed,
     ];
 
-    /// 0 for NORMAL to 5 for MAX_SPEED.
+    /// Returns the level's number: 0 for NORMAL to 5 for MAX_SPEED.
     pub const fn number(self) -> u8 {
         self as u8
     }
 
-    /// The level of a number; numbers above 5 are MAX_SPEED.
+    /// Returns the level of a number; numbers above 5 are MAX_SPEED.
     pub const fn from_number(number: u8) -> Self {
         match number {
             0 => Self::Normal,
@@ -54,7 +54,7 @@ impl RunLevel {
         }
     }
 
-    /// `levels` faster, MAX_SPEED at most.
+    /// Returns the level that is `levels` faster, MAX_SPEED at most.
     pub const fn faster_by(self, levels: u32) -> Self {
         let number = (self.number() as u32).saturating_add(levels);
         Self::from_number(if number > u8::MAX as u32 {
@@ -64,7 +64,7 @@ impl RunLevel {
         })
     }
 
-    /// One level slower, NORMAL at least.
+    /// Returns the next slower level, NORMAL at least.
     pub const fn slower(self) -> Self {
         Self::from_number(self.number().saturating_sub(1))
     }

@@ -1,8 +1,8 @@
 //! Controllers: how long to wait until the next pass, and which rings it takes.
 //!
 //! A controller hears of each pass of the reaper and answers with the next wait. It knows no clock
-//! and no KVM, and no step of it can fail: its configuration is checked once, by `const`
-//! constructors, so a wrong constant doesn't compile.
+//! and no KVM, and none of its decisions can fail. Its configuration is checked once, by
+//! `const` constructors, so a wrong constant doesn't compile.
 //!
 //! | policy | what it is |
 //! |---|---|
@@ -85,12 +85,11 @@ bitflags! {
         const AT_FASTEST = 1 << 6;
         /// The longest wait of the policy holds already: it can't go slower.
         const AT_SLOWEST = 1 << 7;
-        /// A ring would have been full before the next useful wake.
+        /// A ring would have been full before the next useful wake-up.
         const HEADROOM = 1 << 8;
         /// Pages had waited for as long as they may, or were asked for.
         const FRESHNESS = 1 << 9;
-        /// A ring is left alone for as long as its rate of late allows, not for as short as its peak
-        /// would.
+        /// A ring is left alone for as long as its recent rate allows; its peak would allow less.
         const CALM = 1 << 10;
         /// No page of a ring comes round within one ring: to reap it early costs nothing.
         const FREE = 1 << 11;
@@ -115,7 +114,7 @@ pub struct Decision {
 ///
 /// [`check`] checks these on any controller.
 ///
-/// * A step is pure: the same controller, the same rings, the same measurement, the same decision.
+/// * Decisions are pure: the same controller, rings and measurement give the same decision.
 /// * No ring and no measurement may make it panic, divide by zero or overflow: zero times, zero
 ///   pages and `MAX` of everything included.
 /// * `wait` is never 0.
@@ -128,13 +127,13 @@ pub trait Controller {
     /// Returns the decision that holds before the first pass, or, restored, before the next.
     fn current(&self) -> Decision;
 
-    /// A pass begins at `now`, and every ring was looked at: leaves alone those that can wait. By
-    /// default none is.
+    /// Leaves alone the rings that can wait, when a pass begins at `now` and after a look at each.
+    /// By default it leaves none alone.
     fn plan<M: EntryMemory>(&mut self, now: Instant, rings: &mut PassRings<'_, M>) {
         let _ = (now, rings);
     }
 
-    /// A pass is over.
+    /// Decides on the next wait, when a pass is over.
     fn on_reaped(&mut self, measurement: &Measurement) -> Decision;
 
     /// Returns the state, to be saved between two passes.
@@ -175,7 +174,7 @@ impl fmt::Display for StateError {
 
 impl core::error::Error for StateError {}
 
-/// Pages over entries, in per mille, rounded down; a ring of no entries counts as full.
+/// Returns pages over entries, in per mille, rounded down; a ring of no entries counts as full.
 pub(crate) const fn permille(pages: u64, entries: u32) -> u64 {
     match pages.saturating_mul(1000).checked_div(entries as u64) {
         Some(permille) => permille,

@@ -112,8 +112,8 @@ impl fmt::Display for PolicyNames {
     }
 }
 
-/// A policy by name, before it is known for which rings: parsed from `deadline` or `fixed:10ms`, and
-/// printed so.
+/// A policy by name, before the size of its rings is known. It is parsed from text such as
+/// `deadline` or `fixed:10ms`, and printed as such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PolicySpec {
     name: &'static str,
@@ -183,7 +183,7 @@ impl fmt::Display for PolicySpec {
     }
 }
 
-/// Makes [`Policy`] and [`PolicyState`] of the controllers that it lists.
+/// Defines [`Policy`] and [`PolicyState`] over the listed controllers.
 macro_rules! policies {
     ($($controller:ident),* $(,)?) => {
         /// Any controller of this crate, chosen at run time, without allocation.
@@ -302,7 +302,7 @@ impl Policy {
         Self::Halving(Halving::new(HalvingConfig::REVIEW, size))
     }
 
-    /// Creates [`Deadline`] that learns.
+    /// Creates a [`Deadline`] that learns its bounds.
     pub const fn deadline(size: RingSize) -> Self {
         Self::Deadline(Deadline::new(DeadlineConfig::STANDARD, size))
     }

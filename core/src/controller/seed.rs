@@ -108,7 +108,7 @@ impl LevelTable {
         })
     }
 
-    /// The level that `pages` out of a ring of `entries` ask for.
+    /// Returns the level that `pages` out of a ring of `entries` ask for.
     ///
     /// Integers, where the patch divides floats; the buckets are the same for every size that a
     /// ring can have.
@@ -136,15 +136,15 @@ impl LevelTable {
 ///
 /// After each pass, with `ratio` = pages that the reaper harvested from all rings / entries of
 /// *one* ring:
-/// 1. a ring-full since the last step: one level up, nothing else;
+/// 1. a ring-full since the last pass: one level up, nothing else;
 /// 2. else, the ratio wants a higher level: one level up, and the count of lows becomes 0;
-/// 3. else, it wants a lower one: count it; above the stable count, one level down;
+/// 3. else, it wants a lower one: count a low; above the stable count, one level down;
 /// 4. else: keep.
 ///
 /// The repair: the patch counts lows with `*speed_down_cnt++`, which moves the pointer, so its
-/// filter never let a step down through; here the count is counted. Its other defects are kept
-/// (see [`Ladder`](super::Ladder)), but for those of its *thread*: the count of ring-fulls is
-/// atomic, nothing falls between two samples of it, and the wait can be woken, as for every policy
+/// filter never let a step down through; here the count goes up. Its other defects are kept (see
+/// [`Ladder`](super::Ladder)), except those of its *thread*: the count of ring-fulls is atomic, no
+/// event is lost between two samples of it, and the wait can be ended early, as for every policy
 /// here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed {
@@ -156,7 +156,7 @@ pub struct Seed {
 const _: () = assert!(size_of::<Seed>() <= 64, "a controller is a few words");
 
 impl Seed {
-    /// The controller at NORMAL, for rings of `size`.
+    /// Creates the controller at NORMAL, for rings of `size`.
     pub const fn new(table: LevelTable, size: RingSize) -> Self {
         Self {
             table,

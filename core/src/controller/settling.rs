@@ -1,10 +1,10 @@
-//! Does a controller settle where the guest dirties its memory at a constant rate?
+//! Whether a controller settles where the guest dirties its memory at a constant rate.
 
 use super::*;
 use crate::size::RingSize;
 use crate::testing::{pml_ring_size, ring_size};
 
-/// What a reap of one vCPU's ring finds `wait` after the last where the guest dirties
+/// Returns what a reap of one vCPU's ring finds `wait` after the last where the guest dirties
 /// `rate_per_s`: at each ring-full the vCPU empties the ring itself.
 fn found(rate_per_s: u64, wait: Micros, size: RingSize) -> Measurement {
     let pages = rate_per_s * wait.0 / Micros::SECOND.0;
@@ -21,7 +21,7 @@ fn found(rate_per_s: u64, wait: Micros, size: RingSize) -> Measurement {
     }
 }
 
-/// Level changes in the last 200 of 400 steps at a constant rate.
+/// Returns the level changes in the last 200 of 400 passes at a constant rate.
 fn late_changes(mut controller: impl Controller, rate_per_s: u64, size: RingSize) -> u32 {
     let mut decision = controller.current();
     let mut changes = 0;
@@ -33,13 +33,13 @@ fn late_changes(mut controller: impl Controller, rate_per_s: u64, size: RingSize
     changes
 }
 
-/// From 1 page a second to 20 million, about 1 % apart.
+/// Returns rates from 1 page a second to 20 million, about 1 % apart.
 fn all_rates() -> impl Iterator<Item = u64> {
     core::iter::successors(Some(1u64), |rate| Some(rate + rate.div_ceil(100)))
         .take_while(|&rate| rate <= 20_000_000)
 }
 
-/// 200 rates close to each one at which a level of the ladder begins to be too slow.
+/// Returns 200 rates close to each one at which a level of the ladder begins to be too slow.
 fn rates_at_the_marks(size: RingSize) -> impl Iterator<Item = u64> {
     let high_water = u64::from(size.soft_limit()) * 3 / 4;
     RunLevel::ALL.into_iter().flat_map(move |level| {

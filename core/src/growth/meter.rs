@@ -51,7 +51,7 @@ impl RateMeter {
         }
     }
 
-    /// A look found `pages` more, `elapsed` after the one before.
+    /// Records a look that found `pages` more, `elapsed` after the one before.
     pub(crate) fn record(&mut self, elapsed: Micros, pages: u64) {
         self.open = self.open.and(elapsed, pages);
         if self.open.elapsed >= SHORTEST {

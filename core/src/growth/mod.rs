@@ -138,7 +138,7 @@ impl Growth {
         self.rate_per_s
     }
 
-    /// Returns since when it has been watched: its first look.
+    /// Returns when the ring was first looked at.
     pub const fn watched_since(&self) -> Option<Instant> {
         self.watched_since
     }
@@ -168,7 +168,7 @@ impl Growth {
         &self.meter
     }
 
-    /// KVM's free-running index at the last look.
+    /// Returns KVM's free-running index at the last look.
     pub(crate) const fn published(&self) -> u32 {
         self.published
     }
@@ -177,7 +177,7 @@ impl Growth {
         &mut self.recurrence
     }
 
-    /// At `now`, KVM's index stood at `published` and `occupancy` entries waited in the ring.
+    /// Notes that at `now` KVM's index stood at `published`, and `occupancy` entries waited.
     pub(crate) fn look(&mut self, now: Instant, published: u32, occupancy: u32, soft_limit: u32) {
         self.watched_since = self.watched_since.or(Some(now));
         if occupancy == 0 {
@@ -205,7 +205,7 @@ impl Growth {
         self.grown = grown;
     }
 
-    /// Measures the peak over as many looks as it takes, while it grows all the time.
+    /// Measures the peak over as many looks as it takes, while the ring grows all the time.
     fn measure_peak(&mut self, now: Instant, published: u32, grown: u32, soft_limit: u32) {
         // Where this look or the one before found no growth, it stood still for a part of the time.
         let stood_still = grown == 0 || self.grown == 0;
@@ -220,23 +220,19 @@ impl Growth {
         self.measured = Measured { at: now, published };
     }
 
-    /// Its vCPU left guest mode because it was full.
+    /// Notes that the ring was full and its vCPU left guest mode.
     pub(crate) fn ring_full(&mut self, now: Instant) {
         self.full = Some(now);
         self.recurrence.ring_full();
     }
 
-    /// A pass or a drain takes what is in it at `now`; `on_request` if only because all pages were
-    /// asked for.
-    pub(crate) fn taken(&mut self, now: Instant, on_request: bool) {
+    /// Notes that a pass or a drain takes what is in the ring at `now`.
+    pub(crate) fn taken(&mut self, now: Instant) {
         self.oldest_since = now;
-        if on_request {
-            self.recurrence.interrupt();
-        }
     }
 }
 
-/// Returns `value` less one of so many `parts`, and never stuck above 0.
+/// Returns `value` less one of `parts` equal parts, and less 1 at least: it reaches 0.
 pub(crate) const fn fade(value: u64, parts: u64) -> u64 {
     match value.checked_div(parts) {
         Some(part) if part != 0 => value.saturating_sub(part),

@@ -16,9 +16,9 @@ const SURE: i8 = 3;
 /// Follows one page of the ring until it comes round again, or until a whole ring has passed
 /// without it, and keeps score.
 ///
-/// A working set that fits into the ring fills it up to a level and no further: to reap such a ring
-/// because it is nearly full only makes the guest fault for the same pages again. Where no page
-/// comes round within one ring, an early reap costs nothing.
+/// A working set that fits into the ring fills it up to a level and no further. A reap of such a
+/// ring, only because it is nearly full, makes the guest fault for the same pages again. Where no
+/// page comes round within one ring, an early reap costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recurrence {
     page: DirtyGfn,
@@ -62,12 +62,12 @@ impl Recurrence {
         self.score <= -BELIEVED
     }
 
-    /// The page that is followed: [`seen`](Self::seen) wants to hear of it.
+    /// Returns the page that is followed; [`seen`](Self::seen) has to be called for it.
     pub(crate) const fn page(&self) -> DirtyGfn {
         self.page
     }
 
-    /// The page came again, `entries` after it was seen or the present harvest began.
+    /// Notes that the page came again, `entries` after it was seen or the present harvest began.
     pub(crate) fn seen(&mut self, entries: u32, soft_limit: u32) {
         let distance = self.distance.saturating_add(entries);
         self.distance = 0;
@@ -79,7 +79,8 @@ impl Recurrence {
         }
     }
 
-    /// A harvest is over: `entries` came since it began or the page was seen; `last` was its last.
+    /// Ends a harvest: `entries` came since it began or the page was seen, and `last` was its last
+    /// page.
     pub(crate) fn harvested(&mut self, entries: u32, last: DirtyGfn, soft_limit: u32) {
         self.distance = self.distance.saturating_add(entries);
         if self.page == NONE {
@@ -90,14 +91,14 @@ impl Recurrence {
         }
     }
 
-    /// The ring was emptied with a settled working set in it: where the guest goes on in its round is unknown,
-    /// so distances across this point say nothing.
+    /// Stops following, because the ring was emptied on request. Where the guest goes on in its
+    /// round is unknown, so distances across this point say nothing.
     pub(crate) const fn interrupt(&mut self) {
         self.page = NONE;
         self.distance = 0;
     }
 
-    /// The ring was full: if its working set seemed to fit, it doesn't any more.
+    /// Notes that the ring was full: a working set that seemed to fit doesn't.
     pub(crate) fn ring_full(&mut self) {
         self.score = self.score.min(0);
         self.working_set = 0;

@@ -31,7 +31,7 @@ fn the_oldest_entry_has_waited_since_the_ring_was_seen_empty_or_taken() {
     growth.look(Instant(1_000), 0, 0, SOFT_LIMIT);
     growth.look(Instant(2_000), 5, 5, SOFT_LIMIT);
     assert_eq!(growth.oldest_since(), Instant(1_000));
-    growth.taken(Instant(3_000), false);
+    growth.taken(Instant(3_000));
     assert_eq!(growth.oldest_since(), Instant(3_000));
 }
 

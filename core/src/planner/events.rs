@@ -2,12 +2,13 @@
 
 use super::PassRecord;
 
-/// Hears of each pass of a reaper. [`NoEvents`] ignores them; a closure does what it says.
+/// Hears of each pass of a reaper. [`NoEvents`] ignores them; a closure is an implementation as
+/// well.
 ///
 /// Called between two passes on the reaper's own thread: be brief, and don't allocate where the
 /// reap path must not.
 pub trait Events {
-    /// A pass is over and the next wait is decided.
+    /// Hears of a pass that is over, when the next wait is decided.
     fn on_pass(&mut self, pass: &PassRecord);
 }
 

@@ -11,7 +11,7 @@ pub const DEFAULT_HISTORY: usize = 16;
 pub struct PassRecord {
     /// The number of the pass, from 1.
     pub number: u64,
-    /// When it was over and the decision fell.
+    /// When it was over and the decision was made.
     pub now: Instant,
     /// What it found.
     pub measurement: Measurement,

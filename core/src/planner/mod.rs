@@ -76,7 +76,7 @@ pub struct Planner<C = Policy, const HISTORY: usize = DEFAULT_HISTORY> {
     /// When the last pass began, or the machine started.
     last_pass: Instant,
     pass: Pass,
-    /// Causes that came while reaping: they want a pass of their own.
+    /// Causes that came while reaping: they get a pass of their own.
     pending: Wakes,
     history: HistoryBuf<PassRecord, HISTORY>,
 }
@@ -173,8 +173,8 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
         self.history.recent()
     }
 
-    /// The driver starts at `now`. Only in [`Phase::Idle`]. The first pass of a resumed machine comes
-    /// at once: rings may be nearly full.
+    /// Starts at `now`; only in [`Phase::Idle`]. The first pass of a resumed machine comes at once:
+    /// rings may be nearly full.
     pub fn start(&mut self, now: Instant) -> Action {
         if self.phase != Phase::Idle {
             return self.action;
@@ -190,8 +190,8 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
         self.wait(now, decision)
     }
 
-    /// The wait ended at `now`, because of `wakes`. May be called while reaping as well (a stop must
-    /// not wait for the pass): the causes are kept until the pass is over.
+    /// Begins a pass where the wait ended at `now`, because of `wakes`. May be called while reaping
+    /// as well: the causes are then kept until the pass is over.
     pub fn on_wake(&mut self, now: Instant, wakes: Wakes) -> Action {
         let Action::Wait { until } = self.action else {
             if self.phase == Phase::Reaping {
@@ -208,14 +208,15 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
         self.begin_pass(now, wakes)
     }
 
-    /// At the beginning of a pass, with every ring looked at: leaves alone what can wait.
+    /// Lets the controller leave alone what can wait, at the beginning of a pass and after a look
+    /// at every ring.
     pub fn plan<M: EntryMemory>(&mut self, now: Instant, rings: &mut PassRings<'_, M>) {
         if self.phase == Phase::Reaping {
             self.controller.plan(now, rings);
         }
     }
 
-    /// The pass is over at `now`, and found `tally`.
+    /// Ends the pass, which was over at `now` and found `tally`.
     pub fn on_reaped(&mut self, now: Instant, tally: &PassTally) -> Action {
         if self.phase != Phase::Reaping {
             return self.action;

@@ -57,7 +57,7 @@ enum Progress {
 }
 
 impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
-    /// Creates a reaper that has not started; its first turn starts it.
+    /// Creates a reaper; its first turn starts it.
     pub fn new(planner: Planner<C, HISTORY>) -> Self {
         Self {
             planner,
@@ -115,7 +115,7 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         })
     }
 
-    /// One batch of the pass, or its end.
+    /// Takes one batch of the pass, or ends it.
     fn reap<B, L, W, P, const BATCH: usize>(
         &mut self,
         shared: &SharedCollector<L, W, P>,
@@ -150,7 +150,7 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         Ok(action)
     }
 
-    /// Takes turns until the reaper is done: after a stop, and a pass that began after the stop.
+    /// Takes turns until the reaper is done, with a whole pass that began after a stop.
     ///
     /// Blocks: give it a thread of its own. `clock` reads the clock that the doorbell's [`Park`]
     /// sleeps by; `watch` is called after each turn.

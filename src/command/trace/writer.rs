@@ -9,6 +9,7 @@ use dirty_ring::core::controller::{Measurement, Reasons};
 use dirty_ring::core::doorbell::Wakes;
 use dirty_ring::core::planner::PassRecord;
 use dirty_ring::core::size::RingSize;
+use dirty_ring::core::time::Instant;
 
 use crate::command::failure::Failure;
 use crate::command::policy::PolicyName;
@@ -47,6 +48,8 @@ struct State {
     writer: csv::Writer<BufWriter<File>>,
     /// The first error; no row is written after it.
     error: Option<String>,
+    /// When the reaper started.
+    begin: Option<Instant>,
 }
 
 impl TraceWriter {
@@ -68,6 +71,7 @@ impl TraceWriter {
             state: Arc::new(Mutex::new(State {
                 writer,
                 error: error.map(|error| error.to_string()),
+                begin: None,
             })),
         })
     }
@@ -79,12 +83,15 @@ impl TraceWriter {
             return;
         }
         let measurement = &pass.measurement;
+        // The driver's clock starts anywhere; the trace starts with its first wait.
+        let first = pass.now - measurement.took - measurement.elapsed;
+        let begin = *state.begin.get_or_insert(first);
         let decision = &pass.decision;
         let level = decision.level.map(|level| level.number().to_string());
         let reaped = !self.peeks || has_reaped(measurement);
         let result = state.writer.write_record([
             pass.number.to_string(),
-            pass.now.0.to_string(),
+            (pass.now - begin).0.to_string(),
             measurement.elapsed.0.to_string(),
             u8::from(reaped).to_string(),
             measurement.harvested.to_string(),

@@ -1,6 +1,6 @@
-//! The ring protocol and the collector on a simulated kernel, whatever is done to them in whatever
-//! order: no entry is lost, doubled or reordered, none is published before its reset, and the
-//! deficit is what was harvested and not reset.
+//! The ring protocol and the collector on a simulated kernel, under any operations in any order. No
+//! entry is lost, doubled or reordered, none is published before its reset, and the deficit is what
+//! was harvested and not reset.
 
 mod world;
 

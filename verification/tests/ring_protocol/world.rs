@@ -132,7 +132,7 @@ impl<const BATCH: usize> World<BATCH> {
         outcome.rejected.iter().map(|ring| ring.len() as u64).sum()
     }
 
-    /// Pages in the batch.
+    /// Returns the pages in the batch.
     fn unpublished(&self) -> u64 {
         let published: usize = self.outcome.borrow().published.iter().map(Vec::len).sum();
         self.taken().iter().sum::<u64>() - self.refused() - published as u64
@@ -156,7 +156,7 @@ impl<const BATCH: usize> World<BATCH> {
         pushed
     }
 
-    /// A look never says that a ring is full to the last entry.
+    /// Returns what a look sees: it never says that a ring is full to the last entry.
     fn seen(&self, ring: usize) -> u64 {
         let size = self.collector.backend().rings()[ring].size();
         let most = u64::from(size.entries()) - 1;
@@ -210,7 +210,8 @@ impl<const BATCH: usize> World<BATCH> {
         total
     }
 
-    /// A pass whose batches are all taken leaves nothing behind that was there when it began.
+    /// Checks that a pass whose batches are all taken leaves nothing behind that was there when it
+    /// began.
     fn check_whole(&mut self) {
         for ring in 0..self.kernel.len() {
             let left = self.waited[ring].take().unwrap_or(0);
@@ -251,9 +252,9 @@ impl<const BATCH: usize> World<BATCH> {
         self.since_pass.fill(0);
     }
 
-    /// A ring-full exit of the vCPU with ring `ring`. Its own ring gives a chunk, or all; another
-    /// one a chunk if it is full as well, or all. A vCPU that was served like that by another's exit
-    /// takes nothing at its own, if nothing waits for a reset.
+    /// Plays a ring-full exit of the vCPU with ring `ring`. Its own ring gives a chunk, or all.
+    /// Another one gives a chunk if it is full as well, or all. A vCPU that was served by another's
+    /// exit takes nothing at its own, if nothing waits for a reset.
     fn ring_full(&mut self, ring: usize, mode: RingFullMode) {
         let before = self.taken();
         let waiting = self.waiting();

@@ -251,3 +251,24 @@ fn an_overrun_ring_is_found_out_even_if_it_was_served_once() {
     let overruns = exits.filter(Result::is_err).count();
     assert_eq!(overruns, OVERRUN_EXITS as usize + 1);
 }
+
+#[test]
+fn a_full_batch_that_signals_keep_from_settling_makes_no_overrun_of_a_ring_with_entries() {
+    let mut collector = collector::<16>(2);
+    collector.backend().memory(0).log_pages(0..192);
+    collector.backend().memory(1).log_pages(1000..1192);
+    set_weather(&mut collector, [Weather::Short(0); 400]);
+    assert!(
+        !collector
+            .ring_full(0, RingFullMode::Whole, Instant(1))
+            .unwrap()
+            .settled
+    );
+    for _ in 0..2 * OVERRUN_EXITS {
+        let report = collector.ring_full(1, CHUNK, Instant(2)).unwrap();
+        assert!(!report.settled);
+    }
+    collector.backend_mut().weather.clear();
+    assert_eq!(collector.drain(Instant(3)), Ok(true));
+    assert_eq!(collector.backend().published.len(), 384);
+}

@@ -1,4 +1,4 @@
-//! What the deadline controller is to keep to.
+//! The limits and bounds that the deadline controller keeps to.
 
 use core::fmt;
 
@@ -7,7 +7,7 @@ use crate::planner::SHORTEST_WAIT;
 use crate::size::RingSize;
 use crate::time::Micros;
 
-/// What [`Deadline`](super::Deadline) is to keep to.
+/// The limits and bounds that [`Deadline`](super::Deadline) keeps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadlineConfig {
     pub(super) freshness: Option<Micros>,
@@ -65,10 +65,11 @@ impl DeadlineConfig {
         assured: None,
     };
 
-    /// Limits how long a page waits for its reap: `limit` and the latency of one pass; a limit shorter
-    /// than that latency can't be kept. What this costs: a guest
-    /// faults again for each page of its working set, once per limit, whether or not a consumer
-    /// reads that often; and an idle guest costs one wake-up per limit.
+    /// Limits how long a page waits for its reap, to `limit` and the latency of one pass. A limit
+    /// shorter than that latency can't be kept.
+    ///
+    /// This has a cost: a guest faults again for each page of its working set, once per limit,
+    /// whether or not a consumer reads that often. An idle guest costs one wake-up per limit.
     ///
     /// # Errors
     /// [`DeadlineError::ZeroFreshness`].
@@ -80,10 +81,10 @@ impl DeadlineConfig {
         Ok(self)
     }
 
-    /// Assures it that no ring of `size` fills faster than `rate_per_s` pages per second, and that
-    /// no pass is over later than `latency` after the wake that was planned (or, if a kick came
-    /// first, after the kick). Under these bounds there is no ring-full, from the first page on;
-    /// nothing is learned.
+    /// Assures the controller that no ring of `size` fills faster than `rate_per_s` pages per
+    /// second, and that no pass is over later than `latency` after its planned wake (or, if a kick
+    /// came first, after the kick). Under these bounds there is no ring-full, from the first page
+    /// on; nothing is learned.
     ///
     /// # Errors
     /// [`DeadlineError::ZeroRate`], [`DeadlineError::RingTooSmall`].

@@ -14,30 +14,30 @@ use crate::planner::SHORTEST_WAIT;
 use crate::size::RingSize;
 use crate::time::{Instant, Micros};
 
-/// Pages per second that a ring is taken to reach before any has been measured: a write-protect
+/// Pages per second that a ring is assumed to reach before any rate was measured: a write-protect
 /// fault takes a microsecond at the least.
 const UNKNOWN_PEAK_PER_S: u64 = 1_000_000;
 /// A rate counts for an eighth more than was measured: that was a mean between two looks.
 const MARGIN_PARTS: u64 = 8;
 /// The reaction that is assumed before any was seen.
 const UNKNOWN_REACTION: Micros = Micros(500);
-/// What a pass takes for the entries of all rings that grow, before any pass was seen to take longer:
-/// harvest, reset and publication of one entry take some 30 ns.
+/// Entries that a pass is assumed to take in a microsecond, for all rings that grow and until a
+/// pass was seen to be slower: harvest, reset and publication of one entry take some 30 ns.
 const ENTRIES_PER_US: u64 = 32;
 /// With each pass the longest reaction fades by so many parts.
 const REACTION_FADE_PARTS: u64 = 64;
-/// A pass or a look is worth its wake if the ring filled by a quarter since the last.
+/// A pass or a look is worth its wake-up if the ring filled by a quarter since the last.
 const QUARTER: u64 = 4;
-/// A ring that was watched for so long without any growth is idle: longer than a vCPU of a loaded host
-/// waits for its CPU.
+/// Time without any growth after which a ring is idle: longer than a vCPU of a loaded host waits
+/// for its CPU.
 const IDLE_AFTER: Micros = Micros::from_millis(15);
-/// After a ring-full a ring isn't calm for so long: a guest that works in bursts is looked at.
+/// Time after a ring-full in which the ring isn't calm: a guest that works in bursts is looked at.
 const CAREFUL: Micros = Micros::from_secs(10);
 /// A reap that costs nothing is done at this share of the soft limit: the other half is for late
 /// wake-ups.
 const HALF: u32 = 2;
-/// Pages are reaped up to this share of the freshness limit before their time if there is a wake
-/// anyway, or each ring would want a wake of its own.
+/// Pages are reaped up to this share of the freshness limit before their time if the reaper is
+/// awake anyway, or each ring would need a wake-up of its own.
 const FRESHNESS_PARTS: u64 = 8;
 
 /// The longest wait: one look an hour costs nothing.
@@ -46,8 +46,8 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 /// Weighs what an early reap costs against what a late one risks.
 ///
 /// An early reap costs the pages that would have come round again before the ring was full: each is
-/// one more fault. A late one risks a ring-full. A look costs a wake. So each ring has a *mark*, the
-/// occupancy at which it wants to be reaped, and a *speed* at which it may get there:
+/// one more fault. A late one risks a ring-full. A look costs a wake-up. So each ring has a *mark*,
+/// the occupancy at which it is to be reaped, and a *speed* at which it may get there:
 ///
 /// | what is known of the ring | mark | speed |
 /// |---|---|---|
@@ -59,10 +59,10 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 /// than a quarter of a ring's time, and the wait is the least that is left of any ring. A ring whose
 /// working set fits is not reaped for being nearly full: that would buy faults, not headroom.
 ///
-/// A rate is trusted for as long as the ring was watched: the first looks come at doubled distances. A
-/// ring that doesn't grow at all is then left alone: no timer looks for its next burst (but for
-/// one an hour), which finds the ring full once and rings for the reaper. For ten seconds after a ring-full no ring of that vCPU is
-/// calm.
+/// A rate is relied on for no longer than the ring was watched, so the distance between the first
+/// looks doubles. A ring that doesn't grow at all is then left alone. No timer looks for its next
+/// burst, except one an hour: that burst may fill the ring once, and then rings for the reaper. For
+/// ten seconds after a ring-full that ring isn't calm.
 ///
 /// # The promise
 ///
@@ -76,9 +76,9 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 ///
 /// # What each rule buys
 ///
-/// In the simulator (`cargo run --release -p dirty-ring-mock --example weigh`): each rule taken out
-/// by itself, and what that changes. Speed is the guest's, a geometric mean over a group of guests, in
-/// per cent of no logging; fulls are ring-fulls of the whole group.
+/// The table shows what changes in the simulator where one rule is taken out (`cargo run --release
+/// -p dirty-ring-mock --example weigh`). Speed is the guest's, in per cent of no logging, as a
+/// geometric mean over a group of guests; fulls are the ring-fulls of the whole group.
 ///
 /// | without | costs |
 /// |---|---|
@@ -95,9 +95,10 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 /// | idleness | wake-ups of an idle guest 6 -> 10 in its first second, and more ever after |
 ///
 /// Three rules buy nothing there and stay for what the simulator doesn't have. The reaction fades,
-/// or one stall of the host would be feared for good. A rate is trusted for no longer than it was
-/// watched, and that of a growing ring only once its pages are known, because vCPUs of a loaded host
-/// stand still for some milliseconds and then run twice as fast as they seemed to.
+/// or one stall of the host would count forever. A rate is relied on for no longer than the ring
+/// was watched. That of a growing ring is relied on only once its pages are known. The last two are
+/// there because vCPUs of a loaded host stand still for some milliseconds, and then run twice as
+/// fast as they seemed to.
 ///
 /// Each ring-full is noticed, and costs a vCPU the exit and one chunk
 /// ([`RingFullMode::Chunk`](crate::collector::RingFullMode)).
@@ -134,7 +135,7 @@ struct Left {
     left: Micros,
     /// When to look again, at the latest.
     wait: Micros,
-    /// In which the ring fills by a quarter.
+    /// The time in which the ring fills by a quarter.
     quarter: Micros,
     reasons: Reasons,
 }
@@ -163,7 +164,7 @@ impl Deadline {
         }
     }
 
-    /// The time between a planned wake and the end of its pass.
+    /// Returns the time between a planned wake and the end of its pass.
     fn reaction(&self) -> Micros {
         match self.config.assured {
             Some(assured) => assured.latency,
@@ -171,7 +172,7 @@ impl Deadline {
         }
     }
 
-    /// How long a ring can be left with `occupancy` entries in it.
+    /// Returns how long a ring can be left with `occupancy` entries in it.
     fn left(&self, now: Instant, ring: &RingView<'_>, occupancy: u32) -> Left {
         let soft_limit = ring.size.soft_limit();
         let peak = self.peak_per_s();
@@ -228,7 +229,8 @@ impl Deadline {
         }
     }
 
-    /// Whether the oldest page of a ring has waited long enough, and how long it may wait still.
+    /// Returns whether the oldest page of a ring has waited long enough, and how long it may wait
+    /// still.
     fn freshness(&self, now: Instant, ring: &RingView<'_>) -> (bool, Micros) {
         let Some(limit) = self.config.freshness else {
             return (false, Micros::MAX);
@@ -251,7 +253,7 @@ impl Deadline {
     }
 }
 
-/// A rate that was measured, as it may be at times.
+/// Returns a measured rate with its margin: the rate that it may reach at times.
 fn with_margin(per_s: u64) -> u64 {
     per_s.saturating_add(per_s.checked_div(MARGIN_PARTS).unwrap_or(0))
 }
