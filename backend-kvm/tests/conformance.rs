@@ -84,13 +84,14 @@ impl Subject for RealVm {
             std::thread::yield_now();
         }
         params.set(0, 0).unwrap();
-        // The write in progress, if there is one, is over when two counts agree.
+        // A vCPU that was kicked in the middle of its last write may be kicked again before it goes on:
+        // only counts that agree several times show that it idles.
+        let mut agreed = 0;
         let mut before = self.running.page_writes().unwrap();
-        loop {
+        while agreed < 5 {
+            std::thread::sleep(Duration::from_millis(1));
             let now = self.running.page_writes().unwrap();
-            if now == before {
-                return;
-            }
+            agreed = if now == before { agreed + 1 } else { 0 };
             before = now;
         }
     }
