@@ -145,8 +145,8 @@ impl<C: Controller> ReaperHandle<C> {
         &self,
         change: impl FnOnce(&mut MemoryUpdate<'_>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let now = self.session.clock.now();
         self.session.collector.with(|collector| {
+            let now = self.session.clock.now();
             // Signals are blocked, so only something rare cuts a reset short (the freezer, io_uring's
             // task work); `drain` fails if it persists.
             while !collector.drain(now).map_err(Error::from)? {}

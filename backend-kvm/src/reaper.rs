@@ -199,9 +199,11 @@ fn run<C: Controller>(
     events: &mut dyn Events,
 ) -> Result<(), CollectError<KvmError>> {
     let mut has_waited = false;
+    let mut passes = reaper.planner().passes();
     let watch = |reaper: &Reaper<C>, turn: Turn| {
         let planner = reaper.planner();
-        let is_new = planner.passes() != session.progress().passes;
+        let is_new = planner.passes() != passes;
+        passes = planner.passes();
         if is_new {
             if let Some(pass) = planner.last_pass() {
                 events.on_pass(pass);

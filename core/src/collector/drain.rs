@@ -48,7 +48,12 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
 
     /// Harvests until the batch is full; returns whether all rings are done.
     fn drain_harvest(&mut self, drain: &mut Drain, now: Instant) -> bool {
-        while let Some(ring) = self.backend.rings_mut().get_mut(drain.ring) {
+        while let room = self.room()
+            && let Some(ring) = self.backend.rings_mut().get_mut(drain.ring)
+        {
+            if room == 0 {
+                return false;
+            }
             let left = match drain.left {
                 Some(left) => left,
                 None => {
@@ -56,7 +61,6 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                     ring.look(now)
                 }
             };
-            let room = self.room();
             let is_first = drain.left.is_none();
             let taken = self.harvest_ring(drain.ring, left);
             add(&mut self.totals.drain_harvested, taken);

@@ -27,7 +27,7 @@ pub struct Recurrence {
     /// The longest of the last recurrences, in entries.
     working_set: u32,
     /// One up for a page that came round within one ring, one down for one that didn't. One odd page
-    /// (KVM may log one twice) changes no verdict.
+    /// changes no verdict.
     score: i8,
 }
 

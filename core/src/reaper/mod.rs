@@ -52,8 +52,6 @@ enum Progress {
     Batches,
     /// All batches were taken: the next turn's clock ends the pass.
     Over,
-    /// The final drain is over.
-    Done,
 }
 
 impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
@@ -108,10 +106,7 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         Ok(match action {
             Action::Wait { until } => Turn::Wait { until },
             Action::Reap { .. } => Turn::Again,
-            Action::Done => {
-                self.progress = Progress::Done;
-                Turn::Done
-            }
+            Action::Done => Turn::Done,
         })
     }
 

@@ -106,3 +106,18 @@ fn an_entry_that_is_refused_in_a_full_batch_ends_no_drain() {
     assert_eq!(collector.backend().rings()[0].occupancy(), 0);
     assert_eq!(collector.backend().published, [0, 1, 2, 3, 4, 5, 6]);
 }
+
+#[test]
+fn a_drain_that_finds_the_batch_full_counts_its_harvest_all_the_same() {
+    let mut collector = collector::<16>(2);
+    collector.backend().memory(0).log_pages(0..16);
+    collector.backend().memory(1).log_pages(100..105);
+    set_weather(&mut collector, [Weather::Short(0); 8]);
+    assert_eq!(collector.drain(Instant(1)), Ok(false));
+    let mut drain = Drain::default();
+    while !collector.drain_batch(&mut drain, Instant(2)).unwrap() {}
+    let rings = collector.backend().rings().iter();
+    let harvests: Vec<u64> = rings.map(|ring| ring.stats().harvests).collect();
+    assert_eq!(harvests, [1, 1]);
+    assert_eq!(collector.backend().published.len(), 21);
+}

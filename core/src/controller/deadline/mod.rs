@@ -61,8 +61,8 @@ const LONGEST_WAIT: Micros = Micros::from_secs(3600);
 ///
 /// A rate is relied on for no longer than the ring was watched, so the distance between the first
 /// looks doubles. A ring that doesn't grow at all is then left alone. No timer looks for its next
-/// burst, except one an hour: that burst may fill the ring once, and then rings for the reaper. For
-/// ten seconds after a ring-full that ring isn't calm.
+/// burst, except one an hour: that burst may fill the ring once, and the ring-full wakes the reaper.
+/// For ten seconds after a ring-full that ring isn't calm.
 ///
 /// # The promise
 ///
@@ -294,10 +294,9 @@ impl Controller for Deadline {
             if (all || is_due) && ring.occupancy != 0 {
                 plan.reasons |= Reasons::FRESHNESS;
             }
-            plan.reasons.set(
-                Reasons::HEADROOM,
-                has_no_headroom || plan.reasons.contains(Reasons::HEADROOM),
-            );
+            if has_no_headroom {
+                plan.reasons |= Reasons::HEADROOM;
+            }
             if has_no_headroom || is_due || all {
                 next = self.left(now, &ring, 0);
                 fresh_for = self.config.freshness.unwrap_or(Micros::MAX);
