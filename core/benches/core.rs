@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::collector::{Collector, Scope};
 use dirty_ring_core::controller::{
     Controller, Fixed, Halving, HalvingConfig, Ladder, LadderTable, LevelTable, Measurement,
@@ -67,6 +67,10 @@ impl EntryMemory for &Memory {
     fn store_flags(&self, index: u32, flags: EntryFlags) {
         let entry = &self.entries[index as usize];
         entry.flags.store(flags.bits(), Ordering::Release);
+    }
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        let flags = &self.entries[index as usize].flags;
+        let _ = flags.compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -168,10 +172,15 @@ impl<'m> Backend for OneRing<'m> {
     fn is_registered(&self, _gfn: &DirtyGfn) -> bool {
         true
     }
-    fn reset(&mut self) -> Result<u32, ()> {
-        Ok(0)
+    fn reset(&mut self) -> Result<Reset, ()> {
+        Ok(Reset::default())
     }
-    fn publish(&mut self, _pages: &[DirtyGfn]) {}
+    fn publish(&mut self, _pages: &[DirtyGfn]) -> Result<(), ()> {
+        Ok(())
+    }
+    fn publish_all(&mut self) -> Result<(), ()> {
+        Ok(())
+    }
 }
 
 /// What the look at a ring and the deadline controller's plan for it cost at each wake.

@@ -1,7 +1,27 @@
 //! What a backend gives the collector: the dirty rings of one VM, and what can be done to them.
 
-use crate::entry::{DirtyGfn, EntryMemory};
+use crate::entry::{DirtyGfn, EntryMemory, SlotId};
 use crate::ring::Ring;
+
+/// What one reset did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reset {
+    /// Entries that KVM reset, of all the rings.
+    pub entries: u32,
+    /// The reset may have been interrupted after the last entry that it counted, which the count
+    /// can't tell: see [`Backend::reset`].
+    pub maybe_interrupted: bool,
+}
+
+impl Reset {
+    /// Returns a reset of `entries` that was not interrupted after the last of them.
+    pub const fn of(entries: u32) -> Self {
+        Self {
+            entries,
+            maybe_interrupted: false,
+        }
+    }
+}
 
 /// The rings of one VM.
 ///
@@ -19,20 +39,28 @@ use crate::ring::Ring;
 ///   is protected.
 ///
 /// Reset:
-/// * \* [`reset`](Self::reset) resets harvested entries of all the rings and returns how many. It may
-///   return fewer than there are, even 0, when it was interrupted.
+/// * \* [`reset`](Self::reset) resets harvested entries of all the rings, each ring's in order, and
+///   says how many. It may reset fewer than there are, even 0, when it was interrupted.
 /// * \* It MUST NOT count an entry that wasn't harvested through these rings.
-/// * \* When it returns, writes to the pages that it counted are logged again, for every vCPU.
+/// * \* When it returns, writes to the pages that it counted are logged again, for every vCPU. The
+///   one exception is an interrupted reset: KVM forgets the last entries that it counted, up to 64
+///   neighbours in one slot, before it write-protects their pages (virt/kvm/dirty_ring.c,
+///   `kvm_dirty_ring_reset`, since Linux 6.17). The collector treats those pages as
+///   [suspects](crate::collector::suspects).
+/// * A reset that came back whole may have been interrupted as well, after its last entry. Where
+///   that is possible it MUST say [`maybe_interrupted`](Reset::maybe_interrupted).
 ///
 /// Publication:
-/// * \* [`publish`](Self::publish) MUST take every page that it is given: no page is offered twice.
+/// * \* [`publish`](Self::publish) MUST take every page that it is given. A page is offered again
+///   only where the publication failed, or where its reset was interrupted.
 /// * \* [`is_registered`](Self::is_registered) is true for every page that a vCPU can dirty.
 /// * Neither may call back into the collector, and both should be brief: a vCPU may be waiting.
 pub trait Backend {
     /// The memory of a ring.
     type Memory: EntryMemory;
-    /// What a reset may fail with.
-    type Error;
+    /// What a reset or a publication may fail with. The collector keeps its first failure and returns
+    /// it again, hence the clone.
+    type Error: Clone;
 
     /// Returns the rings.
     fn rings(&self) -> &[Ring<Self::Memory>];
@@ -40,15 +68,30 @@ pub trait Backend {
     fn rings_mut(&mut self) -> &mut [Ring<Self::Memory>];
     /// Returns whether `gfn` names a page of the registered memory.
     fn is_registered(&self, gfn: &DirtyGfn) -> bool;
+    /// Returns whether `slot` was removed on purpose, so that a late entry that still names it is no
+    /// lost page.
+    fn was_removed(&self, slot: SlotId) -> bool {
+        let _ = slot;
+        false
+    }
     /// Hears of an entry of ring `ring` that [`is_registered`](Self::is_registered) refused.
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
         let _ = (ring, gfn);
     }
-    /// Lets KVM reset harvested entries; returns how many it reset.
+    /// Lets KVM reset harvested entries; returns what it did.
     ///
     /// # Errors
     /// The backend's own. Nothing is lost: the pages stay with the collector.
-    fn reset(&mut self) -> Result<u32, Self::Error>;
+    fn reset(&mut self) -> Result<Reset, Self::Error>;
     /// Hands out pages whose reset is done.
-    fn publish(&mut self, pages: &[DirtyGfn]);
+    ///
+    /// # Errors
+    /// The backend's own, where the consumer didn't take all of them. The pages stay with the
+    /// collector.
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), Self::Error>;
+    /// Counts every registered page as dirty, after a resynchronisation.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    fn publish_all(&mut self) -> Result<(), Self::Error>;
 }

@@ -60,7 +60,9 @@ pub struct DirtyGfn {
 /// * [`store_flags`](Self::store_flags) is a *release* store that replaces the whole word: the
 ///   reads of the entry come before it.
 /// * [`read`](Self::read) reads `slot` and `offset` and nothing else; it is only called between
-///   the two above.
+///   the two above, and on entries that KVM has reset or never used.
+/// * [`replace_flags`](Self::replace_flags) is one atomic compare-and-exchange of the whole word, with
+///   acquire and release ordering. Only a resynchronisation calls it.
 /// * No method blocks, and none panics.
 pub trait EntryMemory {
     /// Returns the ring's size, which MUST NOT change.
@@ -71,6 +73,8 @@ pub trait EntryMemory {
     fn read(&self, index: u32) -> DirtyGfn;
     /// Release-stores the flags of entry `index`.
     fn store_flags(&self, index: u32, flags: EntryFlags);
+    /// Stores `new` in the flags of entry `index` if they are `old`.
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags);
 }
 
 #[cfg(test)]

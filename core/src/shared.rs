@@ -59,7 +59,7 @@ where
     /// it. `now` is read under the lock.
     ///
     /// # Errors
-    /// See [`Collector::settle`].
+    /// See [`Collector::drain_batch`].
     pub fn drain(&self, mut now: impl FnMut() -> Instant) -> Result<(), CollectError<B::Error>> {
         let mut drain = Drain::default();
         while !self

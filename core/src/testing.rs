@@ -6,7 +6,7 @@ use core::ops::Range;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::vec::Vec;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Reset};
 use crate::collector::Collector;
 use crate::controller::Measurement;
 use crate::doorbell::Wakes;
@@ -96,6 +96,16 @@ impl Cells {
         Some(self.gfns[at].get())
     }
 
+    /// Returns the entries published and not reset (`kvm_dirty_ring_used`).
+    pub(crate) fn used(&self) -> u32 {
+        self.dirty.get().wrapping_sub(self.reset.get())
+    }
+
+    /// Returns whether KVM sends the vCPU out (`kvm_dirty_ring_soft_full`).
+    pub(crate) fn is_soft_full(&self) -> bool {
+        self.used() >= self.size.soft_limit()
+    }
+
     pub(crate) fn flags(&self, index: u32) -> u32 {
         self.flags[index as usize].get()
     }
@@ -128,13 +138,20 @@ impl EntryMemory for Cells {
     fn store_flags(&self, index: u32, flags: EntryFlags) {
         self.set_flags(index, flags.bits());
     }
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        if self.flags(index) == old.bits() {
+            self.set_flags(index, new.bits());
+        }
+    }
 }
 
 /// How one reset goes; without any, it resets all that was harvested.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Weather {
-    /// A signal ends it after so many entries.
+    /// It ends after so many entries, all of which are protected.
     Short(u32),
+    /// A signal ends it after so many entries, and KVM forgets the last ones.
+    Interrupted(u32),
     /// It fails before it did anything.
     Fails,
     /// It counts so many entries more than it reset, as if another reaper had harvested them.
@@ -143,6 +160,9 @@ pub(crate) enum Weather {
 
 /// What [`Kvm`]'s reset fails with.
 pub(crate) const RESET_FAILS: &str = "EIO";
+
+/// What [`Kvm`]'s publication fails with.
+pub(crate) const PUBLICATION_FAILS: &str = "ENOSPC";
 
 /// Pages of slot 0, the one slot that [`Kvm`] has.
 pub(crate) const SLOT_PAGES: u64 = 1 << 32;
@@ -157,6 +177,14 @@ pub(crate) struct Kvm {
     /// Offsets of the published pages.
     pub(crate) published: Vec<u64>,
     pub(crate) rejected: Vec<(usize, DirtyGfn)>,
+    /// This slot was removed.
+    pub(crate) removed: Option<SlotId>,
+    /// A reset was interrupted: pages may be published again.
+    was_interrupted: bool,
+    /// Publications fail from now on.
+    pub(crate) publication_fails: bool,
+    /// Times that all memory was counted as dirty.
+    pub(crate) published_all: u32,
     /// Pages that were reset and not published yet, and how often.
     reset_pages: HashMap<DirtyGfn, u32>,
     /// Pages that [`write`](Self::write) wrote since their last reset: they aren't protected.
@@ -173,9 +201,25 @@ impl Kvm {
             resets: 0,
             published: Vec::new(),
             rejected: Vec::new(),
+            removed: None,
+            was_interrupted: false,
+            publication_fails: false,
+            published_all: 0,
             reset_pages: HashMap::new(),
             writable: HashSet::new(),
         }
+    }
+
+    /// Creates a VM with one ring, which is taken for fresh whatever is in it.
+    pub(crate) fn with_memory(memory: Cells) -> Self {
+        let mut kvm = Self::new(0, memory.size);
+        kvm.rings.push(Ring::new(memory, Instant(0)));
+        kvm
+    }
+
+    /// Forgets which pages may be published, because all were.
+    pub(crate) fn forget_resets(&mut self) {
+        self.reset_pages.clear();
     }
 
     pub(crate) fn memory(&self, ring: usize) -> &Cells {
@@ -210,38 +254,72 @@ impl Backend for Kvm {
     fn is_registered(&self, gfn: &DirtyGfn) -> bool {
         gfn.slot == SlotId(0) && gfn.offset < SLOT_PAGES
     }
+    fn was_removed(&self, slot: SlotId) -> bool {
+        self.removed == Some(slot)
+    }
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
         self.rejected.push((ring, *gfn));
     }
-    fn reset(&mut self) -> Result<u32, &'static str> {
+    fn reset(&mut self) -> Result<Reset, &'static str> {
         self.resets += 1;
-        let (limit, extra) = match self.weather.pop_front() {
-            None => (u32::MAX, 0),
-            Some(Weather::Short(entries)) => (entries, 0),
+        let (limit, extra, is_interrupted) = match self.weather.pop_front() {
+            None => (u32::MAX, 0, false),
+            Some(Weather::Short(entries)) => {
+                self.was_interrupted = true;
+                (entries, 0, false)
+            }
+            Some(Weather::Interrupted(entries)) => (entries, 0, true),
             Some(Weather::Fails) => return Err(RESET_FAILS),
-            Some(Weather::Foreign(entries)) => (u32::MAX, entries),
+            Some(Weather::Foreign(entries)) => (u32::MAX, entries, false),
         };
+        self.was_interrupted |= is_interrupted;
         let mut done = 0;
         for ring in &self.rings {
+            // The pages that KVM has counted in this ring and not protected yet.
+            let mut mask: Vec<DirtyGfn> = Vec::new();
             while done < limit
                 && let Some(gfn) = ring.memory().reset_one()
             {
                 *self.reset_pages.entry(gfn).or_default() += 1;
-                self.writable.remove(&gfn);
                 done += 1;
+                let fits = mask
+                    .iter()
+                    .all(|other| other.slot == gfn.slot && other.offset.abs_diff(gfn.offset) < 64);
+                if !fits {
+                    mask.drain(..)
+                        .for_each(|gfn| _ = self.writable.remove(&gfn));
+                }
+                mask.push(gfn);
             }
+            if is_interrupted && done == limit {
+                break;
+            }
+            mask.drain(..)
+                .for_each(|gfn| _ = self.writable.remove(&gfn));
         }
-        Ok(done + extra)
+        Ok(Reset {
+            entries: done + extra,
+            maybe_interrupted: is_interrupted,
+        })
     }
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), &'static str> {
+        if self.publication_fails {
+            return Err(PUBLICATION_FAILS);
+        }
         for gfn in pages {
             let times = self.reset_pages.get_mut(gfn);
             let times = times.unwrap_or_else(|| panic!("{gfn:?} published before its reset"));
             *times = times
                 .checked_sub(1)
+                .or(self.was_interrupted.then_some(0))
                 .unwrap_or_else(|| panic!("{gfn:?} published once more than it was reset"));
             self.published.push(gfn.offset);
         }
+        Ok(())
+    }
+    fn publish_all(&mut self) -> Result<(), &'static str> {
+        self.published_all += 1;
+        Ok(())
     }
 }
 

@@ -18,16 +18,15 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// or when a consumer needs every page that was dirtied so far. Returns whether all is settled.
     ///
     /// # Errors
-    /// Those of [`settle`](Self::settle).
+    /// Those of [`drain_batch`](Self::drain_batch).
     pub fn drain(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
         let mut drain = Drain::default();
         loop {
-            let harvested_all = self.drain_harvest(&mut drain, now);
-            if !self.settle()? {
-                return Ok(false);
-            }
-            if harvested_all {
+            if self.drain_batch(&mut drain, now)? {
                 return Ok(true);
+            }
+            if self.outstanding != 0 {
+                return Ok(false);
             }
         }
     }
@@ -36,23 +35,35 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// published. For callers that give up the lock between two batches.
     ///
     /// # Errors
-    /// Those of [`settle`](Self::settle).
+    /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle); those of
+    /// [`check`](Self::check) as well, after all has been published that could be.
     pub fn drain_batch(
         &mut self,
         drain: &mut Drain,
         now: Instant,
     ) -> Result<bool, CollectError<B::Error>> {
-        let harvested_all = self.drain_harvest(drain, now);
-        Ok(self.settle()? && harvested_all)
+        self.check_reaping()?;
+        self.locate_rings(now)?;
+        let harvested_all = self.drain_harvest(drain, now)?;
+        if !self.settle()? || !harvested_all {
+            return Ok(false);
+        }
+        self.publish_suspects()?;
+        self.check()?;
+        Ok(true)
     }
 
     /// Harvests until the batch is full; returns whether all rings are done.
-    fn drain_harvest(&mut self, drain: &mut Drain, now: Instant) -> bool {
+    fn drain_harvest(
+        &mut self,
+        drain: &mut Drain,
+        now: Instant,
+    ) -> Result<bool, CollectError<B::Error>> {
         while let room = self.room()
             && let Some(ring) = self.backend.rings_mut().get_mut(drain.ring)
         {
             if room == 0 {
-                return false;
+                return Ok(false);
             }
             let left = match drain.left {
                 Some(left) => left,
@@ -62,7 +73,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 }
             };
             let is_first = drain.left.is_none();
-            let taken = self.harvest_ring(drain.ring, left);
+            let taken = self.harvest_ring(drain.ring, left)?;
             add(&mut self.totals.drain_harvested, taken);
             if is_first
                 && taken != 0
@@ -75,17 +86,15 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             // ended because the batch was full all the same.
             if left != 0 && taken == room {
                 drain.left = Some(left);
-                return false;
+                return Ok(false);
             }
-            if let Some(ring) = self.backend.rings_mut().get_mut(drain.ring) {
-                ring.note_emptied_on_request();
-            }
+            self.end_request(drain.ring)?;
             // Where less was found than the look saw, another caller has taken the rest.
             *drain = Drain {
                 ring: drain.ring.saturating_add(1),
                 left: None,
             };
         }
-        true
+        Ok(true)
     }
 }

@@ -31,8 +31,12 @@ pub struct Totals {
     pub short_resets: u64,
     /// Entries reset.
     pub entries_reset: u64,
-    /// Pages published.
+    /// Of the whole ones, those that may have been interrupted after their last entry.
+    pub maybe_interrupted_resets: u64,
+    /// Pages published, once for each harvest.
     pub published: u64,
+    /// Suspects published again.
+    pub suspects_published: u64,
     /// Looks at a ring that a plan used; controllers that don't plan have none.
     pub peeks: u64,
 }
@@ -47,7 +51,9 @@ impl Totals {
         resets: 0,
         short_resets: 0,
         entries_reset: 0,
+        maybe_interrupted_resets: 0,
         published: 0,
+        suspects_published: 0,
         peeks: 0,
     };
 

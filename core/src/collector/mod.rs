@@ -25,12 +25,18 @@
 //! Three callers take entries, all through the same two steps: the reaper's pass
 //! ([`begin_pass`](Collector::begin_pass), [`reap`](Collector::reap)), the ring-full path of a vCPU
 //! ([`ring_full`](Collector::ring_full)), and a drain ([`drain`](Collector::drain)).
+//!
+//! Nothing goes wrong silently. The first failure that ends the reaping is kept, and every later
+//! harvest, settle and drain returns it. A page that is lost while the rings are sound doesn't end the
+//! reaping, for the guest's sake, but every later drain fails: see [`Collector::check`].
 
 mod drain;
 mod error;
 mod figures;
 mod pass;
+mod resync;
 mod ring_full;
+pub mod suspects;
 
 pub use drain::Drain;
 pub use error::CollectError;
@@ -41,9 +47,10 @@ pub use ring_full::{DEFAULT_CHUNK, RingFullMode, RingFullReport};
 use heapless::Vec;
 
 use crate::backend::Backend;
-use crate::entry::DirtyGfn;
+use crate::entry::{DirtyGfn, SlotId};
 use figures::add;
 use pass::Pass;
+use suspects::Suspects;
 
 /// Harvested pages that a collector holds at most until their reset, in pages (64 KiB of memory).
 /// A vCPU on ring-full waits for one such batch of the reaper at most.
@@ -58,13 +65,21 @@ const PATIENCE_RESETS: u32 = 4;
 
 /// Collects dirty pages from all the rings of one VM.
 #[derive(Debug)]
-pub struct Collector<B, const BATCH: usize = DEFAULT_BATCH> {
+pub struct Collector<B: Backend, const BATCH: usize = DEFAULT_BATCH> {
     backend: B,
     batch: Vec<DirtyGfn, BATCH>,
     /// Entries harvested and not yet reset, bad ones included.
     outstanding: u64,
+    /// Times that nothing was outstanding any more, so that a ring knows whether its entries are.
+    epoch: u64,
     /// Resets in a row that did nothing although entries waited.
     barren_resets: u32,
+    suspects: Suspects,
+    /// Entries that named no registered page, and the last of them with its ring.
+    bad_entries: u64,
+    last_bad_entry: Option<(usize, DirtyGfn)>,
+    /// What ended the reaping.
+    failure: Option<CollectError<B::Error>>,
     totals: Totals,
     pass: Pass,
 }
@@ -77,7 +92,12 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             backend,
             batch: Vec::new(),
             outstanding: 0,
+            epoch: 1,
             barren_resets: 0,
+            suspects: Suspects::NONE,
+            bad_entries: 0,
+            last_bad_entry: None,
+            failure: None,
             totals: Totals::ZERO,
             pass: Pass::NONE,
         }
@@ -110,13 +130,73 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.outstanding
     }
 
+    /// Returns the pages that were harvested and not yet published.
+    pub fn unpublished(&self) -> &[DirtyGfn] {
+        &self.batch
+    }
+
+    /// Returns the pages that may be writable without being logged: see [`suspects`].
+    pub fn suspects(&self) -> &[DirtyGfn] {
+        self.suspects.pages()
+    }
+
+    /// Notes that `slot` was removed, or that all its pages were protected again because its logging
+    /// was switched off and on: it has no suspects any more.
+    pub fn forget_suspects(&mut self, slot: SlotId) {
+        self.suspects.drop_slot(slot);
+    }
+
+    /// Returns why the log is incomplete, if it is: the failure that ended the reaping, or the pages
+    /// that were lost.
+    ///
+    /// # Errors
+    /// See [`CollectError`]; the same one each time until [`end_resync`](Self::end_resync), but for the
+    /// count and the last one of bad entries.
+    pub fn check(&self) -> Result<(), CollectError<B::Error>> {
+        self.check_reaping()?;
+        if let Some((ring, last)) = self.last_bad_entry {
+            return Err(CollectError::BadEntries {
+                entries: self.bad_entries,
+                ring,
+                last,
+            });
+        }
+        if self.suspects.has_overflowed() {
+            return Err(CollectError::TooManySuspects {
+                suspects: self.suspects.pages().len(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Returns the failure that ended the reaping, if there was one.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn check_reaping(&self) -> Result<(), CollectError<B::Error>> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Forgets a failed publication, because the consumer was replaced. The pages are still here.
+    pub fn forgive_publication(&mut self) {
+        self.failure
+            .take_if(|failure| matches!(failure, CollectError::Publish(_)));
+    }
+
+    /// Keeps `failure` if it is the first, and returns the first.
+    fn fail(&mut self, failure: CollectError<B::Error>) -> CollectError<B::Error> {
+        self.failure.get_or_insert(failure).clone()
+    }
+
     /// Resets what was harvested until nothing is left, and then publishes it. Gives up for now
     /// where KVM makes no progress for a few calls, as with a signal pending on this thread: the
     /// next caller carries the deficit on. Returns whether all is reset and published.
     ///
     /// # Errors
-    /// The backend's, or a count that can't be: see [`CollectError`]. The pages stay here.
+    /// The backend's, or a count that can't be: see [`CollectError`]. The pages stay here, and every
+    /// later call returns the same.
     pub fn settle(&mut self) -> Result<bool, CollectError<B::Error>> {
+        self.check_reaping()?;
         let mut barren = 0u32;
         while self.outstanding != 0 {
             let entries = self.reset()?;
@@ -129,22 +209,24 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 return Ok(false);
             }
         }
-        self.publish();
+        self.publish()?;
         Ok(true)
     }
 
     /// Calls the backend's reset once and accounts for what it did.
     fn reset(&mut self) -> Result<u32, CollectError<B::Error>> {
-        let entries = self.backend.reset().map_err(CollectError::Reset)?;
+        let done = self.backend.reset();
+        let done = done.map_err(|error| self.fail(CollectError::Reset(error)))?;
+        let entries = done.entries;
         add(&mut self.totals.resets, 1u32);
         add(&mut self.totals.entries_reset, entries);
         self.outstanding = match self.outstanding.checked_sub(entries.into()) {
             Some(outstanding) => outstanding,
             None => {
-                return Err(CollectError::ForeignReset {
+                return Err(self.fail(CollectError::ForeignReset {
                     reset: entries,
                     outstanding: self.outstanding,
-                });
+                }));
             }
         };
         if entries != 0 {
@@ -156,22 +238,71 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 self.barren_resets = self.barren_resets.saturating_add(1);
             }
             if self.barren_resets >= STALLED_RESETS {
-                return Err(CollectError::Stalled {
+                return Err(self.fail(CollectError::Stalled {
                     outstanding: self.outstanding,
-                });
+                }));
             }
+        } else if done.maybe_interrupted {
+            add(&mut self.totals.maybe_interrupted_resets, 1u32);
+        }
+        if entries != 0 && (self.outstanding != 0 || done.maybe_interrupted) {
+            self.suspect_last_resets();
+        }
+        if self.outstanding == 0 {
+            self.epoch = self.epoch.saturating_add(1);
         }
         Ok(entries)
     }
 
+    /// Suspects the pages that the interrupted reset may have forgotten. All that it counted are in
+    /// the batch: nothing is published before all is reset.
+    fn suspect_last_resets(&mut self) {
+        let epoch = self.epoch;
+        // KVM write-protects all of a ring before it goes on to the next one: where it stopped in the
+        // middle of a ring, only that one is concerned. It goes through the rings in the order in
+        // which the vCPUs were created, which isn't known here.
+        let mut is_partial = false;
+        for ring in self.backend.rings_mut() {
+            is_partial |= ring.find_last_reset(epoch);
+        }
+        for ring in self.backend.rings_mut() {
+            let Some(last) = ring.take_last_reset(epoch) else {
+                continue;
+            };
+            if is_partial && !ring.has_waiting(epoch) {
+                continue;
+            }
+            for page in self
+                .batch
+                .iter()
+                .filter(|page| last.may_have_forgotten(page))
+            {
+                self.suspects.insert(*page);
+            }
+        }
+    }
+
     /// Hands the batch to [`Backend::publish`]. Only [`settle`](Self::settle) may, after the reset.
-    fn publish(&mut self) {
+    fn publish(&mut self) -> Result<(), CollectError<B::Error>> {
         let pages = self.batch.len() as u64;
         if pages != 0 {
-            self.backend.publish(&self.batch);
+            let taken = self.backend.publish(&self.batch);
+            taken.map_err(|error| self.fail(CollectError::Publish(error)))?;
             self.batch.clear();
             add(&mut self.totals.published, pages);
         }
+        Ok(())
+    }
+
+    /// Publishes the suspects again, because all pages were asked for.
+    fn publish_suspects(&mut self) -> Result<(), CollectError<B::Error>> {
+        let pages = self.suspects.pages();
+        if !pages.is_empty() {
+            add(&mut self.totals.suspects_published, pages.len() as u64);
+            let taken = self.backend.publish(pages);
+            taken.map_err(|error| self.fail(CollectError::Publish(error)))?;
+        }
+        Ok(())
     }
 
     /// Returns the pages that the batch still has room for.
@@ -181,12 +312,17 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
 
     /// Harvests at most `limit` entries of `ring` into the batch and refuses those that name no
     /// registered page. Returns how many it took, the refused included.
-    fn harvest_ring(&mut self, ring: usize, limit: u32) -> u32 {
+    fn harvest_ring(&mut self, ring: usize, limit: u32) -> Result<u32, CollectError<B::Error>> {
         let limit = limit.min(self.room());
         let begin = self.batch.len();
+        let epoch = self.epoch;
         let Some(source) = self.backend.rings_mut().get_mut(ring) else {
-            return 0;
+            return Ok(0);
         };
+        if source.was_lapped() {
+            return Err(self.fail(CollectError::Parted { ring }));
+        }
+        source.note_unreset(epoch);
         let batch = &mut self.batch;
         let taken = source.harvest_without_reset(limit, |gfn| {
             // There is room: `limit` saw to that.
@@ -194,7 +330,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         });
         add(&mut self.outstanding, taken);
         self.refuse_unregistered(ring, begin);
-        taken
+        let harvested = self.batch.get(begin..).unwrap_or_default();
+        self.suspects.drop_harvested(harvested);
+        Ok(taken)
     }
 
     /// Takes the entries from `begin` on out of the batch that name no registered page.
@@ -205,10 +343,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 break;
             };
             if !self.backend.is_registered(&gfn) {
-                self.backend.reject(ring, &gfn);
-                if let Some(source) = self.backend.rings_mut().get_mut(ring) {
-                    source.note_bad_entry();
-                }
+                self.refuse(ring, gfn);
                 continue;
             }
             if let Some(place) = self.batch.get_mut(kept) {
@@ -217,6 +352,23 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             kept = kept.saturating_add(1);
         }
         self.batch.truncate(kept);
+    }
+
+    /// Counts an entry of `ring` that names no registered page.
+    fn refuse(&mut self, ring: usize, gfn: DirtyGfn) {
+        let is_late = self.backend.was_removed(gfn.slot);
+        if !is_late {
+            add(&mut self.bad_entries, 1u32);
+            self.last_bad_entry = Some((ring, gfn));
+            self.backend.reject(ring, &gfn);
+        }
+        if let Some(source) = self.backend.rings_mut().get_mut(ring) {
+            if is_late {
+                source.note_late_entry();
+            } else {
+                source.note_bad_entry(gfn);
+            }
+        }
     }
 }
 

@@ -156,7 +156,8 @@ pub struct Reaped {
 }
 
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
-    /// Begins a pass: looks at every ring, and lets `plan` leave some alone.
+    /// Begins a pass: looks at every ring, and lets `plan` leave some alone. A failure of the backend
+    /// that this meets is returned by [`reap`](Self::reap).
     pub fn begin_pass(
         &mut self,
         now: Instant,
@@ -168,6 +169,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             before: self.pass.before,
             ..Pass::NONE
         };
+        let _ = self.locate_rings(now);
         for ring in self.backend.rings_mut() {
             ring.look(now);
         }
@@ -187,20 +189,26 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// than its size, so a guest that is faster than the reaper can't keep it busy without end.
     ///
     /// # Errors
-    /// Those of [`settle`](Self::settle).
+    /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle). Lost pages are no failure of a
+    /// pass: see [`check`](Self::check).
     pub fn reap(&mut self, now: Instant) -> Result<Reaped, CollectError<B::Error>> {
-        let (entries, more) = self.harvest(now);
+        let (entries, more) = self.harvest(now)?;
         let settled = self.settle()?;
-        Ok(Reaped {
-            entries,
-            is_over: settled && !more,
-        })
+        let is_over = settled && !more;
+        if is_over && self.pass.scope == Scope::All {
+            self.publish_suspects()?;
+        }
+        Ok(Reaped { entries, is_over })
     }
 
     /// The harvest of [`reap`](Self::reap) alone; returns the entries it took, and whether the
     /// batch was full before the pass was over. For benchmarks: [`settle`](Self::settle) has to
     /// follow.
-    pub fn harvest(&mut self, now: Instant) -> (u32, bool) {
+    ///
+    /// # Errors
+    /// The failure that ended the reaping, or [`CollectError::Parted`].
+    pub fn harvest(&mut self, now: Instant) -> Result<(u32, bool), CollectError<B::Error>> {
+        self.check_reaping()?;
         let mut entries = 0u32;
         let mut more = false;
         while let Some(ring) = self.backend.rings().get(self.pass.ring) {
@@ -215,8 +223,10 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 break;
             }
             let (index, first) = (self.pass.ring, self.pass.left.is_none());
-            let taken = self.harvest_ring(index, left);
+            let taken = self.harvest_ring(index, left)?;
             entries = entries.saturating_add(taken);
+            add(&mut self.pass.harvested, taken);
+            add(&mut self.totals.reaper_harvested, taken);
             if first && let Some(ring) = self.backend.rings_mut().get_mut(index) {
                 ring.note_taken(now);
                 if taken != 0 {
@@ -229,16 +239,12 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 more = true;
                 break;
             }
-            if self.pass.scope == Scope::All
-                && let Some(ring) = self.backend.rings_mut().get_mut(index)
-            {
-                ring.note_emptied_on_request();
+            if self.pass.scope == Scope::All {
+                self.end_request(index)?;
             }
             self.next_ring();
         }
-        add(&mut self.pass.harvested, entries);
-        add(&mut self.totals.reaper_harvested, entries);
-        (entries, more)
+        Ok((entries, more))
     }
 
     /// Ends the pass; returns what it found, and what the ring-full path found since the last one.
@@ -258,6 +264,18 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             fullest,
             ring_fulls: u32::try_from(ring_fulls).unwrap_or(u32::MAX),
         }
+    }
+
+    /// Notes that `ring` was emptied because all pages were asked for, and checks that it was.
+    pub(super) fn end_request(&mut self, ring: usize) -> Result<(), CollectError<B::Error>> {
+        let Some(emptied) = self.backend.rings_mut().get_mut(ring) else {
+            return Ok(());
+        };
+        emptied.note_emptied_on_request();
+        if emptied.has_parted() {
+            return Err(self.fail(CollectError::Parted { ring }));
+        }
+        Ok(())
     }
 
     fn next_ring(&mut self) {

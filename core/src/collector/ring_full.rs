@@ -2,6 +2,7 @@
 
 use super::{CollectError, Collector, add};
 use crate::backend::Backend;
+use crate::ring::OVERRUN_EXITS;
 use crate::time::Instant;
 
 /// How a vCPU deals with its full ring.
@@ -40,7 +41,8 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// says, resets and publishes.
     ///
     /// # Errors
-    /// Those of [`settle`](Self::settle), an index without a ring, or [`CollectError::Overrun`].
+    /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle), an index without a ring, or
+    /// [`CollectError::Overrun`]. Lost pages keep no vCPU out: see [`check`](Self::check).
     pub fn ring_full(
         &mut self,
         ring: usize,
@@ -52,8 +54,11 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             return Err(CollectError::NoSuchRing { ring, rings });
         };
         own.note_ring_full(now);
+        let was_served = own.take_service();
         add(&mut self.totals.ring_fulls, 1u32);
-        if own.take_service() && self.outstanding == 0 && self.batch.is_empty() {
+        self.check_reaping()?;
+        self.locate_rings(now)?;
+        if was_served && self.outstanding == 0 && self.batch.is_empty() {
             // Another vCPU made room while this one was on its way.
             return Ok(RingFullReport {
                 harvested: 0,
@@ -61,7 +66,8 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             });
         }
         // What other rings give doesn't count: busy neighbours must not hide an overrun.
-        let nothing_to_reset = !own.has_unreset();
+        let own = self.backend.rings().get(ring);
+        let nothing_to_reset = own.is_some_and(|own| !own.has_unreset());
         let own_harvested = match mode {
             RingFullMode::Chunk(entries) => self.take(ring, entries.max(1))?,
             RingFullMode::Whole => self.take(ring, u32::MAX)?,
@@ -80,9 +86,12 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             && nothing_to_reset
             && own_harvested == 0
             && let Some(own) = self.backend.rings_mut().get_mut(ring)
-            && own.note_fruitless_exit()
         {
-            return Err(CollectError::Overrun { ring });
+            let fruitless = own.note_fruitless_exit();
+            if fruitless >= OVERRUN_EXITS {
+                return Err(self.fail(CollectError::Overrun { ring }));
+            }
+            self.make_way(ring, fruitless)?;
         }
         Ok(RingFullReport { harvested, settled })
     }
@@ -116,7 +125,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         loop {
             let room = self.room();
             let left = limit.saturating_sub(harvested);
-            let taken = self.harvest_ring(ring, left);
+            let taken = self.harvest_ring(ring, left)?;
             harvested = harvested.saturating_add(taken);
             add(&mut self.totals.ring_full_harvested, taken);
             let batch_is_full = taken == room && taken < left;

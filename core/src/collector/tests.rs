@@ -2,8 +2,11 @@
 //! page is published before its reset.
 
 mod drain;
+mod failures;
 mod plan;
+mod resync;
 mod ring_full;
+mod suspects;
 mod tally;
 
 use std::string::ToString;
@@ -19,7 +22,7 @@ use crate::time::Instant;
 /// Begins a pass that takes every ring, and harvests its first batch.
 fn begin<const BATCH: usize>(collector: &mut Collector<Kvm, BATCH>, now: Instant) -> (u32, bool) {
     collector.begin_pass(now, Scope::Planned, |_| ());
-    collector.harvest(now)
+    collector.harvest(now).unwrap()
 }
 
 /// Harvests on and settles until the pass is over, after a harvest that left `more`; returns how
@@ -35,7 +38,7 @@ fn finish_pass<const BATCH: usize>(
         if !more {
             return harvests;
         }
-        (_, more) = collector.harvest(now);
+        (_, more) = collector.harvest(now).unwrap();
         harvests += 1;
     }
 }
@@ -121,15 +124,21 @@ fn settle_goes_on_while_there_is_progress_and_gives_up_for_now_where_there_is_no
 }
 
 #[test]
-fn a_reset_that_fails_keeps_the_pages_for_the_next() {
+fn a_reset_that_fails_ends_the_reaping_and_keeps_the_pages() {
     let mut collector = collector::<64>(1);
     collector.backend().memory(0).log_pages(0..5);
     set_weather(&mut collector, [Weather::Fails]);
     begin(&mut collector, Instant(1));
     assert_eq!(collector.settle(), Err(CollectError::Reset(RESET_FAILS)));
     assert_eq!(collector.outstanding(), 5);
-    assert_eq!(collector.settle(), Ok(true));
-    assert_eq!(collector.backend().published, [0, 1, 2, 3, 4]);
+    assert_eq!(collector.settle(), Err(CollectError::Reset(RESET_FAILS)));
+    let kept: Vec<u64> = collector
+        .unpublished()
+        .iter()
+        .map(|page| page.offset)
+        .collect();
+    assert_eq!(kept, [0, 1, 2, 3, 4]);
+    assert_eq!(collector.backend().published, []);
 }
 
 #[test]
@@ -153,7 +162,11 @@ fn more_reset_than_harvested_is_a_foreign_reset() {
     let error = collector.settle().unwrap_err();
     let (reset, outstanding) = (6, 5);
     assert_eq!(error, CollectError::ForeignReset { reset, outstanding });
-    assert!(error.to_string().contains("something else harvests"));
+    assert!(
+        error
+            .to_string()
+            .contains("another reaper or program harvests")
+    );
     assert_eq!(collector.backend().published, []);
 }
 
@@ -179,13 +192,9 @@ fn resets_that_never_do_anything_are_stalled_at_last() {
     }
     let error = collector.reset().unwrap_err();
     assert_eq!(error, CollectError::Stalled { outstanding: 4 });
-    assert!(error.to_string().contains("stop the VM"));
-    assert_eq!(collector.settle(), Ok(true));
-    assert_eq!(
-        collector.backend().published,
-        [0, 1, 2, 3, 4],
-        "none is lost"
-    );
+    assert!(error.to_string().contains("resync the rings"));
+    assert_eq!(collector.settle(), Err(error));
+    assert_eq!(collector.unpublished().len(), 5, "none is lost");
 }
 
 #[test]
@@ -195,7 +204,7 @@ fn a_batch_smaller_than_the_rings_gives_more_and_every_page_exactly_once() {
     collector.backend().memory(2).log_pages(100..132);
     assert_eq!(begin(&mut collector, Instant(1)), (16, true));
     // Without room it takes nothing and says so.
-    assert_eq!(collector.harvest(Instant(1)), (0, true));
+    assert_eq!(collector.harvest(Instant(1)), Ok((0, true)));
     // 100 + 32 entries; after a full batch one can't know that the ring is empty.
     assert_eq!(finish_pass(&mut collector, Instant(1), true), 9);
     let all: Vec<u64> = (0..132).collect();

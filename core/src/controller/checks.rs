@@ -306,6 +306,11 @@ impl EntryMemory for Cells {
             flag.set(flags);
         }
     }
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        if self.load_flags(index) == old {
+            self.store_flags(index, new);
+        }
+    }
 }
 
 /// Numbers that look random and are the same in each run (xorshift64).

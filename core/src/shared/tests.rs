@@ -130,8 +130,8 @@ fn a_drain_goes_on_until_all_is_settled_and_lets_an_error_out() {
     weather(&[Weather::Fails]);
     let failed = shared.drain(|| Instant(6));
     assert_eq!(failed, Err(CollectError::Reset(RESET_FAILS)));
-    assert_eq!(shared.drain(|| Instant(7)), Ok(()));
-    assert_eq!(published(&shared), 30);
+    assert_eq!(shared.drain(|| Instant(7)), failed);
+    assert_eq!(published(&shared), 20);
 }
 
 #[test]

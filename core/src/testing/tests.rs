@@ -108,15 +108,18 @@ impl Backend for Faulty {
             _ => self.kvm.is_registered(gfn),
         }
     }
-    fn reset(&mut self) -> Result<u32, &'static str> {
+    fn reset(&mut self) -> Result<Reset, &'static str> {
         match self.fault {
-            Fault::ResetCountsOneMore => self.kvm.reset().map(|entries| entries + 1),
-            Fault::ResetCountsOneLess => self.kvm.reset().map(|entries| entries.max(1) - 1),
+            Fault::ResetCountsOneMore => self.kvm.reset().map(|done| Reset::of(done.entries + 1)),
+            Fault::ResetCountsOneLess => self
+                .kvm
+                .reset()
+                .map(|done| Reset::of(done.entries.max(1) - 1)),
             Fault::ResetCountsWhatItLeaves => {
                 self.kvm.weather.push_back(Weather::Short(PAGES / 2));
-                self.kvm.reset().map(|entries| 2 * entries)
+                self.kvm.reset().map(|done| Reset::of(2 * done.entries))
             }
-            Fault::ResetDoesNothing => Ok(0),
+            Fault::ResetDoesNothing => Ok(Reset::default()),
             Fault::ResetTakesAges => {
                 self.barren.set(self.barren.get() + 1);
                 let is_barren = !self.barren.get().is_multiple_of(900);
@@ -136,7 +139,10 @@ impl Backend for Faulty {
             _ => self.kvm.reset(),
         }
     }
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish_all(&mut self) -> Result<(), &'static str> {
+        Ok(())
+    }
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), &'static str> {
         let (times, pages) = match self.fault {
             Fault::PublishesNothing => (0, pages),
             Fault::PublishesTwice => (2, pages),
@@ -146,6 +152,7 @@ impl Backend for Faulty {
         for gfn in pages {
             *self.published.entry(*gfn).or_default() += times;
         }
+        Ok(())
     }
 }
 
@@ -283,7 +290,7 @@ fn each_broken_backend_fails_by_the_rule_that_it_breaks() {
         (Fault::RefusesAPage, published, 1, 1, 0),
         (
             Fault::AcceptsGarbage,
-            "an entry that names no page is refused",
+            "a drain fails where an entry named no page",
             0,
             1,
             0,

@@ -102,7 +102,12 @@ fn an_entry_that_is_refused_in_a_full_batch_ends_no_drain() {
     let mut collector = collector::<7>(1);
     collector.backend().memory(0).log(page(SLOT_PAGES));
     collector.backend().memory(0).log_pages(0..7);
-    assert_eq!(collector.drain(Instant(5)), Ok(true));
+    let bad = CollectError::BadEntries {
+        entries: 1,
+        ring: 0,
+        last: page(SLOT_PAGES),
+    };
+    assert_eq!(collector.drain(Instant(5)), Err(bad));
     assert_eq!(collector.backend().rings()[0].occupancy(), 0);
     assert_eq!(collector.backend().published, [0, 1, 2, 3, 4, 5, 6]);
 }

@@ -5,10 +5,16 @@
 //! order. So from the fetch index on, the dirty entries are one contiguous run, which is what lets
 //! [`Ring::occupancy`] find its length by binary search.
 
+mod interruption;
+mod resync;
+mod soundness;
+
 use crate::entry::{DirtyGfn, EntryFlags, EntryMemory};
 use crate::growth::{Growth, GrowthState};
 use crate::size::RingSize;
 use crate::time::Instant;
+use interruption::Unreset;
+pub(crate) use resync::PARTS;
 
 /// Ring-full exits in a row with nothing to harvest and nothing to reset after which a ring counts
 /// as overrun.
@@ -26,8 +32,12 @@ pub struct RingStats {
     pub harvested: u64,
     /// Harvests that took at least one entry; one that takes several batches counts once.
     pub harvests: u64,
-    /// Entries that named no registered page; never published.
+    /// Entries that named no registered page; never published, so each is a lost page.
     pub bad_entries: u64,
+    /// The last of them.
+    pub last_bad_entry: Option<DirtyGfn>,
+    /// Entries that came after the slot that they name had been removed; not published.
+    pub late_entries: u64,
     /// Ring-full exits of its vCPU.
     pub ring_fulls: u64,
     /// Most entries that a look found in it, or that one harvest took.
@@ -87,6 +97,9 @@ pub struct Ring<M> {
     /// Entries harvested since the last pass of the reaper ended.
     taken_since_pass: u32,
     at_ring_full: AtRingFull,
+    unreset: Unreset,
+    /// Where KVM publishes next is unknown: see the module `resync`.
+    is_lost: bool,
 }
 
 /// What the ring-full path remembers of a ring.
@@ -108,6 +121,8 @@ impl<M: EntryMemory> Ring<M> {
                 harvested: 0,
                 harvests: 0,
                 bad_entries: 0,
+                last_bad_entry: None,
+                late_entries: 0,
                 ring_fulls: 0,
                 peak_occupancy: 0,
             },
@@ -117,6 +132,8 @@ impl<M: EntryMemory> Ring<M> {
                 is_served: false,
                 fruitless: 0,
             },
+            unreset: Unreset::NONE,
+            is_lost: false,
         }
     }
 
@@ -173,6 +190,9 @@ impl<M: EntryMemory> Ring<M> {
     /// Each entry is marked [`RESET`](EntryFlags::RESET); the pages are KVM's again only after its
     /// reset.
     pub fn harvest_without_reset(&mut self, limit: u32, mut take: impl FnMut(DirtyGfn)) -> u32 {
+        if self.is_lost {
+            return 0;
+        }
         let soft_limit = self.size().soft_limit();
         let followed = self.growth.recurrence().page();
         let mut since_followed = 0u32;
@@ -213,6 +233,7 @@ impl<M: EntryMemory> Ring<M> {
     pub fn is_at_least(&self, entries: u32) -> bool {
         match entries.checked_sub(1) {
             None => true,
+            Some(_) if self.is_lost => false,
             Some(last) if last < self.size().entries() => {
                 self.memory.load_flags(self.index(last)) == EntryFlags::DIRTY
             }
@@ -285,8 +306,14 @@ impl<M: EntryMemory> Ring<M> {
     }
 
     /// Counts an entry that names no registered page.
-    pub(crate) fn note_bad_entry(&mut self) {
+    pub(crate) fn note_bad_entry(&mut self, gfn: DirtyGfn) {
         self.stats.bad_entries = self.stats.bad_entries.saturating_add(1);
+        self.stats.last_bad_entry = Some(gfn);
+    }
+
+    /// Counts an entry whose slot was removed.
+    pub(crate) fn note_late_entry(&mut self) {
+        self.stats.late_entries = self.stats.late_entries.saturating_add(1);
     }
 
     /// Counts a harvest that took something.
@@ -326,12 +353,12 @@ impl<M: EntryMemory> Ring<M> {
         core::mem::take(&mut self.at_ring_full.is_served)
     }
 
-    /// Counts a ring-full exit that found nothing to harvest and nothing to reset; returns whether
-    /// the ring counts as overrun.
-    pub(crate) fn note_fruitless_exit(&mut self) -> bool {
+    /// Counts a ring-full exit that found nothing to harvest and nothing to reset; returns how many
+    /// there were in a row.
+    pub(crate) fn note_fruitless_exit(&mut self) -> u32 {
         let fruitless = &mut self.at_ring_full.fruitless;
         *fruitless = fruitless.saturating_add(1);
-        *fruitless >= OVERRUN_EXITS
+        *fruitless
     }
 
     /// Returns the memory index of the entry `ahead` of the fetch index.

@@ -1,0 +1,148 @@
+//! A resynchronisation: the rings are had back after an overrun, or where positions are unknown.
+//!
+//! An overrun ends a migration and not a guest. What it takes is described in `ring/resync.rs`; here it
+//! is done for all rings of the VM, around the one thing that only the embedder can do: switch logging
+//! off and on for every slot, so that all memory is protected again.
+
+use super::suspects::Suspects;
+use super::{CollectError, Collector, PATIENCE_RESETS, add};
+use crate::backend::Backend;
+use crate::ring::{PARTS, Ring};
+use crate::time::Instant;
+
+impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
+    /// Begins a resynchronisation: takes every entry out of every ring and forgets it, what was
+    /// harvested and not published, and what went wrong. vCPUs may run.
+    ///
+    /// Then switch logging off and on for every slot, without letting go of the collector, and call
+    /// [`end_resync`](Self::end_resync).
+    ///
+    /// # Errors
+    /// [`CollectError::Reset`].
+    pub fn begin_resync(&mut self) -> Result<(), CollectError<B::Error>> {
+        self.failure = None;
+        self.batch.clear();
+        self.outstanding = 0;
+        self.epoch = self.epoch.saturating_add(1);
+        self.barren_resets = 0;
+        self.suspects = Suspects::NONE;
+        self.bad_entries = 0;
+        self.last_bad_entry = None;
+        self.reset_marked()?;
+        for index in 0..self.backend.rings().len() {
+            let barrier = self.ring_mut(index).and_then(Ring::begin_clear);
+            if barrier.is_some() {
+                self.reset_marked()?;
+            }
+            if let Some(ring) = self.ring_mut(index) {
+                ring.end_clear(barrier);
+            }
+        }
+        self.failure = Some(CollectError::Resyncing);
+        Ok(())
+    }
+
+    /// Ends a resynchronisation: counts all memory as dirty ([`Backend::publish_all`]).
+    ///
+    /// A ring is found again when its vCPU has logged a page, by whichever caller comes first; its
+    /// vCPU may find it full up to a few times before.
+    ///
+    /// # Errors
+    /// [`CollectError::Publish`], [`CollectError::Reset`].
+    pub fn end_resync(&mut self, now: Instant) -> Result<(), CollectError<B::Error>> {
+        self.failure = None;
+        let counted = self.backend.publish_all();
+        counted.map_err(|error| self.fail(CollectError::Publish(error)))?;
+        self.locate_rings(now)
+    }
+
+    /// Finds the rings again that were cleared and have an entry by now.
+    pub(super) fn locate_rings(&mut self, now: Instant) -> Result<(), CollectError<B::Error>> {
+        if self.failure.is_some() || !self.backend.rings().iter().any(|ring| ring.is_lost()) {
+            return Ok(());
+        }
+        // Marks are counted by nobody: nothing else may wait for a reset meanwhile.
+        if !self.settle()? {
+            return Ok(());
+        }
+        for index in 0..self.backend.rings().len() {
+            let Some(ring) = self
+                .backend
+                .rings()
+                .get(index)
+                .filter(|ring| ring.is_lost())
+            else {
+                continue;
+            };
+            let Some(run) = ring.find_run() else {
+                if ring.first_dirty().is_some() {
+                    return Err(self.fail(CollectError::Parted { ring: index }));
+                }
+                continue;
+            };
+            ring.mark_empty();
+            self.reset_marked()?;
+            if let Some(ring) = self.ring_mut(index) {
+                ring.settle_at(run, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes way for the vCPU of a cleared ring that is still full for KVM, at its `exit`th ring-full
+    /// in a row.
+    pub(super) fn make_way(
+        &mut self,
+        ring: usize,
+        exit: u32,
+    ) -> Result<(), CollectError<B::Error>> {
+        // The first exit may be older than the resynchronisation. KVM found the ring full before the
+        // second, and nothing has been reset since.
+        let is_full = exit >= 2;
+        if !is_full
+            || !self
+                .backend
+                .rings()
+                .get(ring)
+                .is_some_and(|ring| ring.is_lost())
+        {
+            return Ok(());
+        }
+        for part in 0..PARTS {
+            if let Some(ring) = self.backend.rings().get(ring) {
+                ring.mark_part(part);
+            }
+            let entries = self.reset_marked()?;
+            if let Some(ring) = self.backend.rings().get(ring) {
+                ring.unmark();
+            }
+            if entries != 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn ring_mut(&mut self, index: usize) -> Option<&mut Ring<B::Memory>> {
+        self.backend.rings_mut().get_mut(index)
+    }
+
+    /// Lets KVM reset all that is marked; returns how many entries that were.
+    fn reset_marked(&mut self) -> Result<u64, CollectError<B::Error>> {
+        let mut entries = 0u64;
+        let mut barren = 0u32;
+        // A reset that was interrupted may come back with nothing done.
+        while barren < PATIENCE_RESETS {
+            let done = self.backend.reset();
+            let done = done.map_err(|error| self.fail(CollectError::Reset(error)))?;
+            add(&mut self.totals.resets, 1u32);
+            add(&mut entries, done.entries);
+            barren = if done.entries == 0 {
+                barren.saturating_add(1)
+            } else {
+                0
+            };
+        }
+        Ok(entries)
+    }
+}

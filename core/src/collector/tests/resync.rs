@@ -1,0 +1,157 @@
+//! Rings that are had back. The test's KVM keeps its indices and flags as virt/kvm/dirty_ring.c does.
+
+use super::*;
+use crate::entry::EntryFlags;
+use crate::testing::{Cells, Random};
+
+type Pages = Collector<Kvm, 64>;
+
+/// Switches logging off and on: all memory is protected again.
+fn resync(collector: &mut Pages) {
+    collector.begin_resync().unwrap();
+    assert_eq!(collector.drain(Instant(1)), Err(CollectError::Resyncing));
+    collector.backend_mut().writable.clear();
+    collector.end_resync(Instant(1)).unwrap();
+    collector.backend_mut().published.clear();
+    collector.backend_mut().forget_resets();
+}
+
+/// Lets the vCPU write pages `first` and up to `pages` more, as long as KVM lets it; a full ring is
+/// handled. Panics where KVM won't let it in for good.
+fn write_on(collector: &mut Pages, first: u64, pages: u64) {
+    for offset in first..first + pages {
+        let mut exits = 0;
+        while collector.backend().memory(0).is_soft_full() {
+            exits += 1;
+            assert!(exits < 20, "the vCPU is kept out for ever");
+            collector
+                .ring_full(0, RingFullMode::default(), Instant(2))
+                .unwrap();
+        }
+        collector.backend_mut().write(0, page(offset));
+    }
+}
+
+/// Checks that `pages` written from now on are all published, and that KVM's indices agree.
+fn is_sound_again(collector: &mut Pages, pages: u64) {
+    write_on(collector, 0, pages);
+    assert_eq!(collector.drain(Instant(3)), Ok(true));
+    assert_eq!(
+        collector.backend().published_sorted(),
+        (0..pages).collect::<Vec<_>>()
+    );
+    let memory = collector.backend().memory(0);
+    assert_eq!(memory.used(), 0, "KVM counts entries that are not there");
+    assert!((0..256).all(|index| memory.flags(index) == 0));
+}
+
+#[test]
+fn an_overrun_ring_is_had_back_however_far_it_overran() {
+    for beyond in [
+        0, 1, 5, 63, 64, 100, 191, 192, 193, 255, 256, 300, 511, 512, 600, 700,
+    ] {
+        let mut collector: Pages = collector(1);
+        collector.backend().memory(0).log_pages(0..256 + beyond);
+        let parted = collector.drain(Instant(1));
+        assert_eq!(parted, Err(CollectError::Parted { ring: 0 }), "{beyond}");
+        resync(&mut collector);
+        assert_eq!(collector.backend().published_all, 1);
+        is_sound_again(&mut collector, 500);
+    }
+}
+
+#[test]
+fn a_ring_that_stays_full_after_an_overrun_is_had_back() {
+    for beyond in [10, 150, 192, 230] {
+        let mut collector: Pages = collector(1);
+        let memory = collector.backend().memory(0);
+        // It is harvested in the moment in which it overruns.
+        memory.log_pages(0..200);
+        collector.backend_mut().rings_mut()[0].harvest_without_reset(200, |_| ());
+        collector.backend().memory(0).log_pages(0..56 + beyond);
+        let mut failed = Ok(());
+        for _ in 0..2000 {
+            let report = collector.ring_full(0, RingFullMode::default(), Instant(1));
+            failed = report.map(|_| ());
+            if failed.is_err() {
+                break;
+            }
+        }
+        assert!(failed.is_err(), "{beyond}");
+        resync(&mut collector);
+        is_sound_again(&mut collector, 500);
+    }
+}
+
+#[test]
+fn a_ring_whose_position_is_unknown_is_had_back() {
+    for (position, harvested, waiting) in [
+        (0, 0, 0),
+        (50, 0, 0),
+        (50, 0, 20),
+        (200, 30, 100),
+        (255, 1, 1),
+    ] {
+        let memory = Cells::starting_at(ring_size(256), position);
+        memory.log_pages(0..harvested);
+        for index in 0..harvested as u32 {
+            memory.set_flags((position + index) % 256, EntryFlags::RESET.bits());
+        }
+        memory.log_pages(100..100 + waiting);
+        let mut collector: Pages = Collector::new(Kvm::with_memory(memory));
+        resync(&mut collector);
+        is_sound_again(&mut collector, 500);
+    }
+}
+
+#[test]
+fn a_sound_ring_survives_a_resync() {
+    let mut collector: Pages = collector(1);
+    for _ in 0..3 {
+        write_on(&mut collector, 1000, 150);
+        resync(&mut collector);
+        is_sound_again(&mut collector, 30);
+        collector.backend_mut().published.clear();
+        collector.backend_mut().writable.clear();
+    }
+}
+
+#[test]
+fn rings_in_any_state_are_had_back() {
+    let mut random = Random::seeded(7);
+    for _ in 0..500 {
+        let memory = Cells::starting_at(ring_size(256), random.below(1000) as u32);
+        let mut kvm = Kvm::with_memory(memory);
+        for _ in 0..random.below(6) {
+            if !kvm.memory(0).is_soft_full() {
+                kvm.memory(0).log_pages(0..random.below(700));
+            }
+            if random.below(2) == 0 {
+                let limit = random.below(300) as u32;
+                kvm.rings_mut()[0].harvest_without_reset(limit, |_| ());
+            }
+            if random.below(2) == 0 {
+                while kvm.memory(0).reset_one().is_some() {}
+            }
+        }
+        let mut collector: Pages = Collector::new(kvm);
+        resync(&mut collector);
+        is_sound_again(&mut collector, 1 + random.below(400));
+    }
+}
+
+#[test]
+fn a_fruitless_exit_from_before_the_resync_resets_no_entry_that_is_not_there() {
+    let mut collector: Pages = collector(1);
+    collector.backend().memory(0).log_pages(0..150);
+    resync(&mut collector);
+    let used = collector.backend().memory(0).used();
+    assert!(used <= 1);
+    assert!(
+        collector
+            .ring_full(0, RingFullMode::default(), Instant(2))
+            .is_ok()
+    );
+    assert_eq!(collector.backend().memory(0).used(), used);
+    is_sound_again(&mut collector, 100);
+}
