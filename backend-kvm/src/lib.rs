@@ -51,8 +51,8 @@
 #![deny(unsafe_code)]
 
 mod arch;
+mod backlog;
 mod error;
-mod handles;
 mod host;
 mod mapping;
 mod reaper;
@@ -62,16 +62,17 @@ mod sink;
 mod slots;
 mod stats;
 mod support;
+mod tracker;
 // All `unsafe` blocks of the crate are here.
 #[allow(unsafe_code)]
 mod sys;
 
-pub use error::Error;
-pub use handles::{MemoryUpdate, ReaperHandle, ReaperState, Stopped, VcpuHandle};
+pub use error::{Error, RingsError};
 pub use mapping::MappedRing;
-pub use reaper::ReaperBuilder;
+pub use reaper::{ReaperBuilder, ReaperHandle, Stopped};
 pub use rings::KvmRings;
-pub use sink::{BitmapSink, PageSink, SinkError};
+pub use sink::{BitmapSink, PageSink, SinkError, SinkFailure};
 pub use slots::MemorySlot;
-pub use stats::{ReaperStats, VcpuStats};
+pub use stats::{BadEntry, ReaperStats, VcpuStats};
 pub use support::{EXIT_DIRTY_RING_FULL, Flavour, Support};
+pub use tracker::{MemoryUpdate, Tracker, TrackerState, VcpuHandle};

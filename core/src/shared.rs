@@ -69,6 +69,11 @@ where
         Ok(())
     }
 
+    /// Returns the lock around the collector.
+    pub const fn lock(&self) -> &L {
+        &self.collector
+    }
+
     /// Returns the reaper's doorbell: kick, stop, sleep.
     pub const fn doorbell(&self) -> &Doorbell<W, P> {
         &self.doorbell

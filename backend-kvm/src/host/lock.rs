@@ -6,19 +6,35 @@ use dirty_ring_core::sync::Lock;
 
 /// A mutex as core's [`Lock`].
 #[derive(Debug)]
-pub(crate) struct StdLock<T>(Mutex<T>);
+pub(crate) struct StdLock<T>(Mutex<T>, std::sync::atomic::AtomicU64);
 
 impl<T> StdLock<T> {
     pub(crate) const fn new(value: T) -> Self {
-        Self(Mutex::new(value))
+        Self(Mutex::new(value), std::sync::atomic::AtomicU64::new(0))
     }
+
+    pub(crate) fn is_held_by_this_thread(&self) -> bool {
+        self.1.load(std::sync::atomic::Ordering::Relaxed) == my_id()
+    }
+}
+
+fn my_id() -> u64 {
+    thread_local!(static ID: u64 = {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    });
+    ID.with(|id| *id)
 }
 
 impl<T> Lock for StdLock<T> {
     type Guarded = T;
 
     fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
-        critical(&mut lock(&self.0))
+        let mut guard = lock(&self.0);
+        self.1.store(my_id(), std::sync::atomic::Ordering::Relaxed);
+        let result = critical(&mut guard);
+        self.1.store(0, std::sync::atomic::Ordering::Relaxed);
+        result
     }
 }
 
