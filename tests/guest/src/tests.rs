@@ -1,7 +1,8 @@
 //! The guest on real KVM. Without KVM, each test prints why it is skipped.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::*;
 
 mod kicks;
 mod memory_map;
+mod random;
 mod ring;
 
 const A_WHILE: Duration = Duration::from_millis(30);

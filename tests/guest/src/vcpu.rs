@@ -5,7 +5,7 @@ use std::thread::{self, ThreadId};
 use kvm_bindings::{CpuId, KVM_EXIT_DIRTY_RING_FULL, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::code::STORE_OFFSET;
+use crate::code::STORE_OFFSETS;
 use crate::error::GuestError;
 use crate::kick::{Entry, VcpuKicker};
 use crate::machine::GuestRam;
@@ -48,7 +48,7 @@ pub struct GuestVcpu {
     fd: VcpuFd,
     kicker: VcpuKicker,
     params: VcpuParams,
-    store_address: u64,
+    store_addresses: [u64; STORE_OFFSETS.len()],
     registered: Option<ThreadId>,
     // Keeps the guest's memory mapped while the vCPU can run.
     _ram: GuestRam,
@@ -95,7 +95,7 @@ impl GuestVcpu {
             fd,
             kicker: VcpuKicker::new(index),
             params,
-            store_address: start.code + STORE_OFFSET,
+            store_addresses: STORE_OFFSETS.map(|offset| start.code + offset),
             registered: None,
             _ram: ram,
         })
@@ -188,7 +188,7 @@ impl GuestVcpu {
             self.index
         )))?;
         // The count is incremented one instruction before the write itself.
-        let unwritten = u64::from(regs.rip == self.store_address);
+        let unwritten = u64::from(self.store_addresses.contains(&regs.rip));
         Ok(regs.rax.wrapping_sub(unwritten))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm_enable_cap};
 
+use super::random::Replay;
 use super::*;
 
 const RING_BYTES: u64 = 4096 * 16;
@@ -49,6 +50,23 @@ fn a_ring_that_is_never_reaped_is_full_at_its_soft_limit() {
     // The ring was neither harvested nor reset.
     assert_eq!(vcpu.run().unwrap(), GuestExit::RingFull);
     assert_eq!(vcpu.page_writes().unwrap(), writes);
+}
+
+#[test]
+fn at_a_full_ring_memory_holds_exactly_the_counted_random_writes() {
+    let Some(kvm) = kvm() else {
+        return;
+    };
+    let guest = Guest::new(&kvm, config(1, 16384, 2)).unwrap();
+    if enable_ring(&kvm, &guest).is_none() {
+        return;
+    }
+    let mut vcpu = guest.create_vcpus().unwrap().remove(0);
+    vcpu.params().set_random(0, 16384, 0, 5).unwrap();
+    // Where a write fault logs the page, the vCPU stands at its store, and the write isn't made yet.
+    assert_eq!(vcpu.run().unwrap(), GuestExit::RingFull);
+    let mut replay = Replay::new(&guest, RandomPages::new(0, 16384, 5));
+    replay.check(&guest, vcpu.page_writes().unwrap());
 }
 
 #[derive(Debug)]
