@@ -2,8 +2,9 @@
 //!
 //! Each vCPU writes one 8-byte word to each of its first `pages` pages, round after round, with
 //! `spin` empty loop iterations between two writes; or it writes to pages at random, which it may
-//! share with other vCPUs. All of this can be changed while it runs. The guest has no BIOS, no kernel and no interrupts: it is a few dozen bytes of 64-bit code at CPL 3,
-//! which run natively on every KVM host, including hosts without hardware virtualization.
+//! share with other vCPUs. All of this can be changed while it runs. The guest has no BIOS, no
+//! kernel and no interrupts: it is a few dozen bytes of 64-bit code at CPL 3, which run natively on
+//! every KVM host, including hosts without hardware virtualization; see [`Privilege`].
 //!
 //! 1. [`Guest::new`] creates the VM and its memory, but no vCPUs: enable the dirty rings now.
 //! 2. [`Guest::create_vcpus`] creates the vCPUs: map their rings now.
@@ -42,6 +43,7 @@ mod kick;
 mod layout;
 mod machine;
 mod mailbox;
+mod mode;
 mod params;
 mod random;
 mod reaped;
@@ -60,6 +62,7 @@ pub use layout::{
     GuestConfig, GuestLayout, GuestSlot, MAX_DATA_PAGES, MAX_DATA_SLOTS, MAX_VCPUS, PAGE_BYTES,
 };
 pub use machine::{Guest, GuestRam};
+pub use mode::Privilege;
 pub use params::VcpuParams;
 pub use random::{RandomPages, Stamp};
 pub use reaped::{ReapedGuest, Reaping};

@@ -19,7 +19,7 @@ use crate::random::Stamp;
 use crate::sys;
 use crate::tables::write_page_tables;
 use crate::threads::RunningGuest;
-use crate::vcpu::{GuestVcpu, StartAddresses};
+use crate::vcpu::{GuestVcpu, Start};
 
 /// The guest's memory, with a dirty bitmap per region.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
@@ -137,7 +137,8 @@ impl Guest {
                     .vm
                     .create_vcpu(index as u64)
                     .map_err(GuestError::kvm(format!("create vCPU {index}")))?;
-                let start = StartAddresses {
+                let start = Start {
+                    privilege: self.layout.config().privilege,
                     pml4: self.layout.pml4_address(),
                     code: self.layout.code_address(),
                     params: self.layout.params_address(index),

@@ -13,6 +13,7 @@ use crate::*;
 
 mod kicks;
 mod memory_map;
+mod overrun;
 mod random;
 mod ring;
 
@@ -23,6 +24,7 @@ fn config(vcpus: usize, data_pages_per_vcpu: u64, data_slots: usize) -> GuestCon
         vcpus,
         data_pages_per_vcpu,
         data_slots,
+        ..GuestConfig::default()
     }
 }
 

@@ -69,8 +69,20 @@ fn a_stamp_is_known_from_its_word_and_no_count_is_taken_for_one() {
 
 #[test]
 fn at_every_exit_memory_holds_exactly_the_counted_random_writes() {
+    memory_holds_the_counted_writes_at_every_exit(Privilege::User);
+}
+
+#[test]
+fn at_every_exit_memory_holds_exactly_the_counted_random_writes_at_cpl_0_too() {
+    memory_holds_the_counted_writes_at_every_exit(Privilege::Kernel);
+}
+
+fn memory_holds_the_counted_writes_at_every_exit(privilege: Privilege) {
     // The range begins and ends inside slots and has a whole one within.
-    let Some(guest) = guest(config(1, 300, 3)) else {
+    let Some(guest) = guest(GuestConfig {
+        privilege,
+        ..config(1, 300, 3)
+    }) else {
         return;
     };
     let mut vcpu = guest.create_vcpus().unwrap().remove(0);
