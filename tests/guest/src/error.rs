@@ -119,6 +119,12 @@ pub enum GuestError {
         /// How long the caller waited.
         limit: Duration,
     },
+    /// A vCPU was named that is not among those that were started.
+    #[error("there is no vCPU {vcpu} in the running guest")]
+    NoSuchVcpu {
+        /// Index asked for.
+        vcpu: usize,
+    },
     /// A vCPU's thread could not be started.
     #[error("cannot start the thread of vCPU {vcpu}; is the thread limit reached?")]
     Spawn {

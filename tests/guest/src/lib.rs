@@ -11,6 +11,7 @@
 //! 3. [`RunningGuest::start`] runs each vCPU on its own thread. To use other threads, call
 //!    [`GuestVcpu::run`] in a loop instead.
 //! 4. [`VcpuParams::set`] and [`VcpuParams::set_random`] begin a phase.
+//! 5. [`RunningGuest::pause`] holds the vCPUs outside guest mode, [`RunningGuest::stop`] ends them.
 //!
 //! [`ReapedGuest`] does all of this and reaps the rings as well.
 //!
@@ -40,11 +41,13 @@ mod code;
 mod error;
 mod gate;
 mod kick;
+mod kick_signal;
 mod layout;
 mod machine;
 mod mailbox;
 mod mode;
 mod params;
+mod pause;
 mod random;
 mod reaped;
 #[allow(unsafe_code)]
@@ -64,6 +67,7 @@ pub use layout::{
 pub use machine::{Guest, GuestRam};
 pub use mode::Privilege;
 pub use params::VcpuParams;
+pub use pause::Pause;
 pub use random::{RandomPages, Stamp};
 pub use reaped::{ReapedGuest, Reaping};
 pub use threads::{RunningGuest, VcpuOutcome};

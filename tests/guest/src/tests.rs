@@ -14,6 +14,7 @@ use crate::*;
 mod kicks;
 mod memory_map;
 mod overrun;
+mod pause;
 mod random;
 mod ring;
 

@@ -125,7 +125,8 @@ impl GuestVcpu {
         Ok(())
     }
 
-    /// Runs the guest until an exit that the caller has to handle.
+    /// Runs the guest until an exit that the caller has to handle. A paused vCPU waits before it
+    /// enters guest mode; a kick makes it return [`GuestExit::Interrupted`] without entering.
     ///
     /// # Errors
     ///
@@ -177,6 +178,12 @@ impl GuestVcpu {
         // The count is incremented one instruction before the write itself.
         let unwritten = u64::from(self.store_addresses.contains(&regs.rip));
         Ok(regs.rax.wrapping_sub(unwritten))
+    }
+}
+
+impl Drop for GuestVcpu {
+    fn drop(&mut self) {
+        self.kicker.note_gone();
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Returns the first word of every data page of the guest.
-fn all_words(guest: &Guest) -> Vec<u64> {
+pub(super) fn all_words(guest: &Guest) -> Vec<u64> {
     (0..guest.layout().config().vcpus)
         .flat_map(|vcpu| words(guest, vcpu))
         .collect()

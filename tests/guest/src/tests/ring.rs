@@ -10,7 +10,7 @@ use super::*;
 const RING_BYTES: u64 = 4096 * 16;
 
 /// Enables dirty rings of [`RING_BYTES`] on the guest, if the host's KVM has them.
-fn enable_ring(kvm: &Kvm, guest: &Guest) -> Option<()> {
+pub(super) fn enable_ring(kvm: &Kvm, guest: &Guest) -> Option<()> {
     let cap = [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING]
         .into_iter()
         .find(|&cap| kvm.check_extension_raw(cap.into()) > 0);
@@ -70,7 +70,7 @@ fn at_a_full_ring_memory_holds_exactly_the_counted_random_writes() {
 }
 
 #[derive(Debug)]
-struct NoRoom;
+pub(super) struct NoRoom;
 
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +81,7 @@ impl fmt::Display for NoRoom {
 impl std::error::Error for NoRoom {}
 
 /// Starts two vCPUs, of which only the second fills its ring, and waits until it has failed.
-fn run_until_the_second_fails<F, E>(on_ring_full: F) -> Option<(Guest, RunningGuest)>
+pub(super) fn run_until_the_second_fails<F, E>(on_ring_full: F) -> Option<(Guest, RunningGuest)>
 where
     F: Fn(usize) -> Result<(), E> + Send + Sync + 'static,
     E: std::error::Error + Send + Sync + 'static,
