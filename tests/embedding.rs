@@ -93,6 +93,7 @@ mod on_kvm {
                     data_pages_per_vcpu: PAGES_PER_VCPU,
                     // The cut goes through the middle vCPU's pages.
                     data_slots: 2,
+                    ..GuestConfig::default()
                 };
                 let sink = published.clone();
                 let reaping = Reaping::new(RING_ENTRIES)

@@ -44,6 +44,7 @@ impl RealVm {
             vcpus: VCPUS,
             data_pages_per_vcpu: PAGES_PER_VCPU,
             data_slots: 2,
+            ..GuestConfig::default()
         };
         let guest = Guest::new(kvm, config).unwrap();
         let support = Support::probe(kvm).unwrap();

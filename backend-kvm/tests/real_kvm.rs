@@ -75,6 +75,7 @@ fn every_page_turns_up(entries: u32, mode: RingFullMode, policy: impl FnOnce(Rin
         vcpus: 3,
         data_pages_per_vcpu: 4000,
         data_slots: 2,
+        ..GuestConfig::default()
     };
     let reaping = Reaping::new(entries).ring_full_mode(mode);
     let vm = ReapedGuest::start(&kvm, config, reaping, policy).unwrap();
@@ -150,6 +151,7 @@ fn no_write_after_a_publication_is_lost() {
             vcpus: 2,
             data_pages_per_vcpu: PAGES,
             data_slots: 2,
+            ..GuestConfig::default()
         };
         let reaping = Reaping::new(512).ring_full_mode(mode).sink({
             let copies = Arc::clone(&copies);

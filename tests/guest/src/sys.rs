@@ -85,3 +85,14 @@ pub(crate) fn set_run_signal_mask(vcpu: &VcpuFd, blocked: u64) -> errno::Result<
         Err(errno::Error::last())
     }
 }
+
+/// Lets KVM reset harvested entries of all rings; returns how many it reset.
+#[cfg(test)]
+pub(crate) fn reset_dirty_rings(vm: &VmFd) -> errno::Result<u32> {
+    use vmm_sys_util::ioctl::{_IOC_NONE, ioctl};
+
+    const KVM_RESET_DIRTY_RINGS: c_ulong = ioctl_expr(_IOC_NONE, KVMIO as c_uint, 0xc7, 0);
+    // SAFETY: the request takes no argument and touches only memory that KVM owns.
+    let result = unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS) };
+    u32::try_from(result).map_err(|_| errno::Error::last())
+}
