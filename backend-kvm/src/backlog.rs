@@ -2,7 +2,7 @@
 
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 
-use crate::sink::{PageSink, SinkFailure};
+use crate::sink::SinkFailure;
 use crate::slots::MemorySlot;
 
 /// Pages offered to a sink at a time.
@@ -62,28 +62,25 @@ impl Backlog {
         })
     }
 
-    /// Gives the pages of `slot` to `sink` and forgets them.
+    /// Gives the pages of `slot` to `publish`, and forgets them when it has taken all.
     pub(crate) fn give(
         &mut self,
-        slot: &MemorySlot,
-        sink: &mut dyn PageSink,
+        slot: SlotId,
+        mut publish: impl FnMut(&[DirtyGfn]) -> Result<(), SinkFailure>,
     ) -> Result<(), SinkFailure> {
-        let Some(at) = self.0.iter().position(|pages| pages.slot == slot.id) else {
+        let Some(at) = self.0.iter().position(|pages| pages.slot == slot) else {
             return Ok(());
         };
         let mut portion = Vec::with_capacity(PORTION_PAGES);
         for offset in offsets(&self.0[at].words) {
-            portion.push(DirtyGfn {
-                slot: slot.id,
-                offset,
-            });
+            portion.push(DirtyGfn { slot, offset });
             if portion.len() == PORTION_PAGES {
-                sink.publish(slot, &portion)?;
+                publish(&portion)?;
                 portion.clear();
             }
         }
         if !portion.is_empty() {
-            sink.publish(slot, &portion)?;
+            publish(&portion)?;
         }
         self.0.swap_remove(at);
         Ok(())
@@ -119,23 +116,15 @@ mod tests {
     use super::*;
     use vm_memory::GuestAddress;
 
-    #[derive(Default)]
-    struct Pages {
-        offsets: Vec<u64>,
-        fails_after: Option<usize>,
-    }
-
-    impl PageSink for Pages {
-        fn publish(&mut self, _: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
-            if self
-                .fails_after
-                .is_some_and(|after| self.offsets.len() >= after)
-            {
-                return Err("full".into());
-            }
-            self.offsets.extend(pages.iter().map(|page| page.offset));
+    /// Gives all of `slot`; returns the offsets.
+    fn given(backlog: &mut Backlog, slot: SlotId) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        let take = |pages: &[DirtyGfn]| {
+            offsets.extend(pages.iter().map(|page| page.offset));
             Ok(())
-        }
+        };
+        backlog.give(slot, take).unwrap();
+        offsets
     }
 
     fn gfn(slot: SlotId, offset: u64) -> DirtyGfn {
@@ -149,15 +138,9 @@ mod tests {
         backlog.insert(slot.id, &[gfn(slot.id, 9_999), gfn(slot.id, 0)]);
         backlog.insert(slot.id, &[gfn(slot.id, 64), gfn(slot.id, 0)]);
         assert_eq!(backlog.len(), 3);
-        let mut failing = Pages {
-            fails_after: Some(0),
-            ..Pages::default()
-        };
-        assert!(backlog.give(&slot, &mut failing).is_err());
+        assert!(backlog.give(slot.id, |_| Err("full".into())).is_err());
         assert_eq!(backlog.len(), 3, "a sink that fails takes nothing");
-        let mut sink = Pages::default();
-        backlog.give(&slot, &mut sink).unwrap();
-        assert_eq!(sink.offsets, [0, 64, 9_999]);
+        assert_eq!(given(&mut backlog, slot.id), [0, 64, 9_999]);
         assert_eq!(backlog.len(), 0);
     }
 
@@ -169,9 +152,7 @@ mod tests {
             backlog.insert(slot.id, &[gfn(slot.id, pages - 1)]);
             backlog.insert_all(&slot);
             assert_eq!(backlog.len(), pages);
-            let mut sink = Pages::default();
-            backlog.give(&slot, &mut sink).unwrap();
-            assert!(sink.offsets.iter().copied().eq(0..pages));
+            assert!(given(&mut backlog, slot.id).into_iter().eq(0..pages));
             backlog.insert_all(&slot);
             backlog.remove(slot.id);
             assert_eq!(backlog.len(), 0);

@@ -144,7 +144,10 @@ impl KvmRings {
             sink.add_slot(*slot)?;
         }
         for slot in self.slots.iter() {
-            let given = guarded(|| self.backlog.give(slot, &mut *sink));
+            let given = guarded(|| {
+                self.backlog
+                    .give(slot.id, |pages| sink.publish(slot, pages))
+            });
             given.map_err(dirty_ring_core::collector::CollectError::Publish)?;
         }
         self.sink = Some(sink);

@@ -50,17 +50,7 @@ pub trait PageSink: Send {
     fn publish_all(&mut self, slot: &MemorySlot) -> Result<(), SinkFailure> {
         let mut all = Backlog::default();
         all.insert_all(slot);
-        let mut publish = Portions(self);
-        all.give(slot, &mut publish)
-    }
-}
-
-/// The sink of a default method, which may be unsized.
-struct Portions<'s, S: ?Sized>(&'s mut S);
-
-impl<S: PageSink + ?Sized> PageSink for Portions<'_, S> {
-    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
-        self.0.publish(slot, pages)
+        all.give(slot.id, |pages| self.publish(slot, pages))
     }
 }
 

@@ -42,7 +42,7 @@ fn overrun(kvm: &Kvm, support: &Support, entries: u32) {
     };
     let guest = Guest::new(kvm, guest_config).unwrap();
     let size = match support.enable(guest.vm(), entries) {
-        Ok(size) => size,
+        Ok(rings) => rings.size(),
         Err(error) => {
             println!("ring of {entries} skipped: {error}");
             return;

@@ -30,7 +30,7 @@ impl Logged {
             .map_err(|error| println!("skipped: {error}"))
             .ok()?;
         let guest = Guest::new(&kvm, config).unwrap();
-        let size = support.enable(guest.vm(), RING_ENTRIES).unwrap();
+        let size = support.enable(guest.vm(), RING_ENTRIES).unwrap().size();
         let vcpus = guest.create_vcpus().unwrap();
         let map = |vcpu: &GuestVcpu| MappedRing::map(vcpu.index(), vcpu.fd(), size).unwrap();
         let rings: Vec<_> = vcpus
