@@ -74,11 +74,12 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             else {
                 continue;
             };
-            let Some(run) = ring.find_run() else {
-                if ring.first_dirty().is_some() {
-                    return Err(self.fail(CollectError::Parted { ring: index }));
-                }
+            // In this order: the vCPU may log its first page behind the search for the run.
+            if ring.first_dirty().is_none() {
                 continue;
+            }
+            let Some(run) = ring.find_run() else {
+                return Err(self.fail(CollectError::Parted { ring: index }));
             };
             ring.mark_empty();
             self.reset_marked()?;

@@ -47,7 +47,11 @@ impl<M: EntryMemory> Ring<M> {
         self.unmark();
         // The end of a run is nearest to where KVM publishes.
         let barrier = self.end_of_run().or_else(|| self.first_dirty())?;
-        for index in (0..self.size().entries()).filter(|index| *index != barrier) {
+        // Backwards, against the vCPU that may publish behind the barrier meanwhile: what is left of that
+        // is DIRTY from one entry on. Forwards, an entry that was marked could lie between two that KVM
+        // published behind the search and ahead of it.
+        for behind in 1..self.size().entries() {
+            let index = barrier.wrapping_sub(behind) & self.size().mask();
             self.replace(index, EntryFlags::DIRTY, EntryFlags::RESET);
             self.replace(index, EntryFlags::empty(), EntryFlags::RESET);
         }
