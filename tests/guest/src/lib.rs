@@ -13,7 +13,7 @@
 //! 4. [`VcpuParams::set`] and [`VcpuParams::set_random`] begin a phase.
 //! 5. [`RunningGuest::pause`] holds the vCPUs outside guest mode, [`RunningGuest::stop`] ends them.
 //!
-//! [`ReapedGuest`] does all of this and reaps the rings as well.
+//! [`ReapedGuest`] does all of this and reaps the rings as well, and [`soak`] looks for lost pages.
 //!
 //! On other architectures this crate is empty.
 //!
@@ -50,6 +50,7 @@ mod params;
 mod pause;
 mod random;
 mod reaped;
+pub mod soak;
 #[allow(unsafe_code)]
 mod sys;
 mod tables;

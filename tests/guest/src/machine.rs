@@ -116,10 +116,22 @@ impl Guest {
     ///
     /// Names the slot that KVM refused to change; the slots before it have changed.
     pub fn set_logging(&self, on: bool) -> Result<(), GuestError> {
-        let flags = if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         self.data_slots()
             .iter()
-            .try_for_each(|slot| self.set_slot(slot, flags))
+            .try_for_each(|slot| self.set_slot_logging(slot, on))
+    }
+
+    /// Switches dirty logging of one data slot on or off, or creates the slot anew. See
+    /// [`set_logging`](Self::set_logging).
+    pub(crate) fn set_slot_logging(&self, slot: &GuestSlot, on: bool) -> Result<(), GuestError> {
+        self.set_slot(slot, if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    /// Removes a data slot. A vCPU that touches its pages from then on fails; their contents stay
+    /// in the guest's memory.
+    pub(crate) fn remove_slot(&self, slot: &GuestSlot) -> Result<(), GuestError> {
+        sys::remove_memory_slot(&self.vm, slot.id)
+            .map_err(GuestError::kvm(format!("remove memory slot {}", slot.id)))
     }
 
     /// Creates all vCPUs. They idle until their [`params`](Self::params) are set, and can be

@@ -1,7 +1,7 @@
 //! What a phase of random writes writes, and where: the host's side of the guest's code.
 
 /// Increment and multipliers of SplitMix64, which spreads the bits of a seed.
-const SPREAD_INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const SPREAD_INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
 const SPREAD_MULTIPLIERS: [u64; 2] = [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
 
 /// Bits of a stamp that hold the count; those above hold the vCPU's index plus 1.
@@ -65,12 +65,17 @@ impl RandomPages {
     /// Returns the generator's state at the start. Seeds that differ in few bits give states that
     /// differ in many; 0 is the one state that the generator never leaves.
     pub(crate) const fn initial_state(seed: u64) -> u64 {
-        let mut state = seed.wrapping_add(SPREAD_INCREMENT);
-        state = (state ^ state >> 30).wrapping_mul(SPREAD_MULTIPLIERS[0]);
-        state = (state ^ state >> 27).wrapping_mul(SPREAD_MULTIPLIERS[1]);
-        state ^= state >> 31;
+        let state = spread(seed);
         if state == 0 { 1 } else { state }
     }
+}
+
+/// Spreads the bits of `seed`: the output of a SplitMix64 whose state is `seed`.
+pub(crate) const fn spread(seed: u64) -> u64 {
+    let mut bits = seed.wrapping_add(SPREAD_INCREMENT);
+    bits = (bits ^ bits >> 30).wrapping_mul(SPREAD_MULTIPLIERS[0]);
+    bits = (bits ^ bits >> 27).wrapping_mul(SPREAD_MULTIPLIERS[1]);
+    bits ^ bits >> 31
 }
 
 impl Iterator for RandomPages {

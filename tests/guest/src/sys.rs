@@ -51,6 +51,16 @@ pub(crate) fn set_memory_slot<B: Bitmap>(
     unsafe { vm.set_user_memory_region(memory) }
 }
 
+/// Removes slot `id` from KVM.
+pub(crate) fn remove_memory_slot(vm: &VmFd, id: u32) -> errno::Result<()> {
+    let nothing = kvm_userspace_memory_region {
+        slot: id,
+        ..kvm_userspace_memory_region::default()
+    };
+    // SAFETY: a size of 0 removes the slot (api.rst 4.35): KVM gets no memory.
+    unsafe { vm.set_user_memory_region(nothing) }
+}
+
 /// Returns the calling thread's id, as `tgkill` expects it.
 pub(crate) fn current_thread_id() -> pid_t {
     // SAFETY: gettid takes no argument, can't fail and has no side effect.
