@@ -16,13 +16,13 @@ use kvm_ioctls::Kvm;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-pub const AN_HOUR: Micros = Micros::from_secs(3600);
+pub(crate) const AN_HOUR: Micros = Micros::from_secs(3600);
 
 /// How long a condition may take: far longer than in the slowest emulator.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns KVM with dirty rings, or prints why this test is skipped.
-pub fn kvm() -> Option<(Kvm, Support)> {
+pub(crate) fn kvm() -> Option<(Kvm, Support)> {
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
         Err(error) => {
@@ -40,14 +40,14 @@ pub fn kvm() -> Option<(Kvm, Support)> {
 }
 
 /// Starts a guest with a reaper that reaps every `wait`.
-pub fn start(config: GuestConfig, reaping: Reaping, wait: Micros) -> Option<ReapedGuest> {
+pub(crate) fn start(config: GuestConfig, reaping: Reaping, wait: Micros) -> Option<ReapedGuest> {
     let (kvm, _) = kvm()?;
     let policy = |_| Policy::fixed(wait).unwrap();
     Some(ReapedGuest::start(&kvm, config, reaping, policy).unwrap())
 }
 
 /// Waits until `is_met`; panics with `what` where it never is.
-pub fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !is_met() {
         assert!(Instant::now() < give_up, "{what}");
@@ -56,29 +56,33 @@ pub fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
 }
 
 /// Guest addresses of the pages that a vCPU's first `pages` writes touch.
-pub fn pages(guest: &Guest, vcpu: usize, pages: u64) -> impl Iterator<Item = GuestAddress> + use<> {
+pub(crate) fn pages(
+    guest: &Guest,
+    vcpu: usize,
+    pages: u64,
+) -> impl Iterator<Item = GuestAddress> + use<> {
     let first = guest.layout().data_address(vcpu);
     (0..pages).map(move |page| GuestAddress(first + page * 4096))
 }
 
-pub fn word(guest: &Guest, address: GuestAddress) -> u64 {
+pub(crate) fn word(guest: &Guest, address: GuestAddress) -> u64 {
     guest.ram().read_obj(address).unwrap()
 }
 
-pub fn is_dirty(guest: &Guest, address: GuestAddress) -> bool {
+pub(crate) fn is_dirty(guest: &Guest, address: GuestAddress) -> bool {
     let region = guest.ram().find_region(address).unwrap();
     let offset = address.0 - region.start_addr().0;
     region.bitmap().dirty_at(offset as usize)
 }
 
 /// Waits until `vcpu` has written its first `count` pages.
-pub fn wait_until_written(guest: &Guest, vcpu: usize, count: u64) {
+pub(crate) fn wait_until_written(guest: &Guest, vcpu: usize, count: u64) {
     let last = pages(guest, vcpu, count).last().unwrap();
     wait_until("the guest doesn't write", || word(guest, last) != 0);
 }
 
 /// Waits until `vcpu` has gone once more round its first `count` pages.
-pub fn wait_for_a_round(guest: &Guest, vcpu: usize, count: u64) {
+pub(crate) fn wait_for_a_round(guest: &Guest, vcpu: usize, count: u64) {
     let last = pages(guest, vcpu, count).last().unwrap();
     let before = word(guest, last);
     wait_until("the guest doesn't get round", || {
@@ -87,16 +91,16 @@ pub fn wait_for_a_round(guest: &Guest, vcpu: usize, count: u64) {
 }
 
 /// The pages of a migration's copy, by guest address.
-pub type Copies = Arc<Mutex<HashMap<u64, u64>>>;
+pub(crate) type Copies = Arc<Mutex<HashMap<u64, u64>>>;
 
 /// Copies each page's word when it is published, as a migration does.
-pub struct Copying {
+pub(crate) struct Copying {
     ram: GuestRam,
     copies: Copies,
 }
 
 impl Copying {
-    pub fn new(guest: &Guest, copies: &Copies) -> Self {
+    pub(crate) fn new(guest: &Guest, copies: &Copies) -> Self {
         Self {
             ram: guest.ram().clone(),
             copies: Arc::clone(copies),
@@ -118,7 +122,7 @@ impl PageSink for Copying {
 
 /// Returns the data pages whose copy isn't what is in memory. A page that was never written needs no
 /// copy.
-pub fn stale_pages(guest: &Guest, copies: &Copies) -> u64 {
+pub(crate) fn stale_pages(guest: &Guest, copies: &Copies) -> u64 {
     let copies = copies.lock().unwrap();
     let slots = guest.data_slots().iter();
     let addresses =
