@@ -12,12 +12,12 @@ use dirty_ring_core::time::Micros;
 use kvm_ioctls::Error as KvmError;
 
 use crate::error::Error;
-use crate::host::{Clock, StdLock, StdPark, lock};
+use crate::host::{Clock, StdFairLock, StdPark, lock};
 use crate::rings::KvmRings;
 use crate::stats::{ReaperStats, VcpuStats};
 
 pub(crate) struct Session {
-    pub(crate) collector: SharedCollector<StdLock<Collector<KvmRings>>, AtomicU32, StdPark>,
+    pub(crate) collector: SharedCollector<StdFairLock<Collector<KvmRings>>, AtomicU32, StdPark>,
     pub(crate) clock: Clock,
     pub(crate) size: RingSize,
     pub(crate) mode: RingFullMode,
@@ -41,7 +41,7 @@ impl Session {
     pub(crate) fn new(rings: KvmRings, clock: Clock, size: RingSize, mode: RingFullMode) -> Self {
         Self {
             collector: SharedCollector::new(
-                StdLock::new(Collector::new(rings)),
+                StdFairLock::new(Collector::new(rings)),
                 StdPark::new(clock),
             ),
             clock,

@@ -8,7 +8,7 @@ mod scheduling;
 mod signals;
 
 pub(crate) use clock::{Clock, thread_cpu};
-pub(crate) use lock::{StdLock, lock};
+pub(crate) use lock::{StdFairLock, lock};
 pub(crate) use page_size::page_bytes;
 pub(crate) use park::StdPark;
 pub(crate) use scheduling::wake_precisely;
