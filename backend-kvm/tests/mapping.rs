@@ -42,7 +42,7 @@ fn written(kvm: &Kvm, support: &Support, pages: u64) -> Written {
 }
 
 /// Lets the first vCPU write `pages` pages once.
-fn write(guest: &Guest, vcpus: &mut Vec<GuestVcpu>, pages: u64) {
+fn write(guest: &Guest, vcpus: &mut [GuestVcpu], pages: u64) {
     if pages == 0 {
         return;
     }
