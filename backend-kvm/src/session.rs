@@ -11,14 +11,14 @@ use dirty_ring_core::shared::SharedCollector;
 use dirty_ring_core::time::Micros;
 
 use crate::error::Error;
-use crate::host::{Clock, StdLock, StdPark, lock};
+use crate::host::{Clock, StdFairLock, StdPark, lock};
 use crate::rings::KvmRings;
 use crate::stats::{BadEntry, ReaperStats, VcpuStats};
 
 pub(crate) type Pages = Collector<KvmRings>;
 
 pub(crate) struct Session {
-    collector: SharedCollector<StdLock<Pages>, AtomicU32, StdPark>,
+    collector: SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark>,
     pub(crate) clock: Clock,
     pub(crate) mode: RingFullMode,
     /// The reaper's thread has panicked, and its owner hasn't been told yet.
@@ -46,7 +46,7 @@ pub(crate) struct Progress {
 impl Session {
     pub(crate) fn new(collector: Pages, clock: Clock, mode: RingFullMode) -> Self {
         Self {
-            collector: SharedCollector::new(StdLock::new(collector), StdPark::new(clock)),
+            collector: SharedCollector::new(StdFairLock::new(collector), StdPark::new(clock)),
             clock,
             mode,
             has_panicked: AtomicBool::new(false),
@@ -60,7 +60,7 @@ impl Session {
     /// [`Error::Reentrant`] on a thread that does: a sink or a change of memory slots called.
     pub(crate) fn collector(
         &self,
-    ) -> Result<&SharedCollector<StdLock<Pages>, AtomicU32, StdPark>, Error> {
+    ) -> Result<&SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark>, Error> {
         if self.collector.lock().is_held_by_this_thread() {
             return Err(Error::Reentrant);
         }
@@ -70,7 +70,7 @@ impl Session {
     /// Returns the shared collector on the reaper's own thread, outside of any turn.
     pub(crate) const fn own_collector(
         &self,
-    ) -> &SharedCollector<StdLock<Pages>, AtomicU32, StdPark> {
+    ) -> &SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark> {
         &self.collector
     }
 

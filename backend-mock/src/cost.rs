@@ -30,6 +30,8 @@ pub struct CostModel {
     pub tlb_flush_ns: u32,
     /// Loading an entry's flags without taking it.
     pub peek_load_ns: u32,
+    /// The same for the next entry of a scan.
+    pub scan_load_ns: u32,
     /// From the end of the reaper's wait until it runs, on average.
     pub wake_latency_ns: u32,
     /// How far that varies up and down, evenly distributed; at most the average.
@@ -54,10 +56,11 @@ impl CostModel {
         harvest_entry_ns: 8,
         reset_entry_ns: 15,
         // Estimates: one system call that finds nothing; one interrupt and a cold TLB; one cache
-        // line that another core wrote.
+        // line that another core wrote, and four entries in each line that was fetched ahead.
         reset_call_ns: 2_000,
         tlb_flush_ns: 2_000,
         peek_load_ns: 50,
+        scan_load_ns: 1,
         // Estimates: Linux gives an ordinary thread's timer 50 us of slack (PR_SET_TIMERSLACK).
         wake_latency_ns: 80_000,
         wake_jitter_ns: 40_000,

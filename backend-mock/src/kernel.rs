@@ -50,6 +50,12 @@ impl KernelRing {
         self.size.entries()
     }
 
+    /// Returns the entries that were harvested and not reset, in order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = DirtyGfn> {
+        let indices = (0..self.size.entries()).map(|ahead| self.reset_index.wrapping_add(ahead));
+        indices.map_while(|index| self.memory.harvested(index))
+    }
+
     /// Resets the next entry and returns it, if it was harvested (one turn of
     /// `kvm_dirty_ring_reset`).
     pub(crate) fn reset_next(&mut self) -> Option<DirtyGfn> {

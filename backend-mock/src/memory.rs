@@ -12,6 +12,8 @@ pub struct RingMemory {
     entries: Arc<[Entry]>,
     size: RingSize,
     meter: Arc<AccessMeter>,
+    /// The entry whose flags were loaded last.
+    last_loaded: Arc<AtomicU32>,
 }
 
 #[derive(Debug, Default)]
@@ -25,16 +27,29 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct AccessMeter {
     loads: AtomicU64,
+    scanned: AtomicU64,
     harvested: AtomicU64,
 }
 
+/// What userspace did to the rings of one VM so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Accesses {
+    /// Loads of the flags of an entry somewhere.
+    pub(crate) loads: u64,
+    /// Loads of the flags of the entry behind the one whose flags were loaded before: the processor
+    /// fetches that one ahead. Those of harvested entries are among them.
+    pub(crate) scanned: u64,
+    /// Entries that were harvested.
+    pub(crate) harvested: u64,
+}
+
 impl AccessMeter {
-    /// Flag loads and harvested entries so far.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (
-            self.loads.load(Ordering::Relaxed),
-            self.harvested.load(Ordering::Relaxed),
-        )
+    pub(crate) fn accesses(&self) -> Accesses {
+        Accesses {
+            loads: self.loads.load(Ordering::Relaxed),
+            scanned: self.scanned.load(Ordering::Relaxed),
+            harvested: self.harvested.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -49,7 +64,19 @@ impl RingMemory {
             entries: (0..size.entries()).map(|_| Entry::default()).collect(),
             size,
             meter: Arc::clone(meter),
+            last_loaded: Arc::default(),
         }
+    }
+
+    fn note_load(&self, index: u32) {
+        let last = self.last_loaded.load(Ordering::Relaxed);
+        self.last_loaded.store(index, Ordering::Relaxed);
+        let is_next = last.wrapping_add(1) & (self.size.entries() - 1) == index;
+        bump(if is_next {
+            &self.meter.scanned
+        } else {
+            &self.meter.loads
+        });
     }
 
     fn entry(&self, index: u32) -> &Entry {
@@ -66,14 +93,17 @@ impl RingMemory {
             .store(EntryFlags::DIRTY.bits(), Ordering::Release);
     }
 
+    /// Returns an entry if it was harvested (`kvm_dirty_gfn_harvested`).
+    pub(crate) fn harvested(&self, index: u32) -> Option<DirtyGfn> {
+        let entry = self.entry(index);
+        let flags = entry.flags.load(Ordering::Acquire);
+        (flags & EntryFlags::RESET.bits() != 0).then(|| read(entry))
+    }
+
     /// Takes an entry back if it was harvested, as the kernel's reset does.
     pub(crate) fn take_harvested(&self, index: u32) -> Option<DirtyGfn> {
-        let entry = self.entry(index);
-        if entry.flags.load(Ordering::Acquire) & EntryFlags::RESET.bits() == 0 {
-            return None;
-        }
-        let gfn = read(entry);
-        entry.flags.store(0, Ordering::Release);
+        let gfn = self.harvested(index)?;
+        self.entry(index).flags.store(0, Ordering::Release);
         Some(gfn)
     }
 }
@@ -91,7 +121,7 @@ impl EntryMemory for RingMemory {
     }
 
     fn load_flags(&self, index: u32) -> EntryFlags {
-        bump(&self.meter.loads);
+        self.note_load(index);
         EntryFlags::from_bits_retain(self.entry(index).flags.load(Ordering::Acquire))
     }
 
@@ -106,5 +136,12 @@ impl EntryMemory for RingMemory {
         self.entry(index)
             .flags
             .store(flags.bits(), Ordering::Release);
+    }
+
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        self.note_load(index);
+        let flags = &self.entry(index).flags;
+        // Where they are others, they stay.
+        let _ = flags.compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed);
     }
 }

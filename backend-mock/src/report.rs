@@ -1,7 +1,9 @@
 //! What a simulation gives back.
 
+use core::convert::Infallible;
+
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::Collector;
+use dirty_ring_core::collector::{CollectError, Collector};
 use dirty_ring_workload::Stalls;
 
 use crate::vm::Vm;
@@ -40,9 +42,14 @@ pub struct SimReport {
     pub reaper_busy_ns: u64,
     /// Entries that named no registered page; refused.
     pub bad_entries: u64,
+    /// Suspects published again: pages that an interrupted reset may have left unprotected.
+    pub suspects_published: u64,
+    /// Why the log is incomplete although the guest went on: entries that named no page, or more
+    /// interrupted resets than can be made up for.
+    pub failure: Option<CollectError<Infallible>>,
     /// Pages whose last write no publication followed. Must be 0.
     pub lost_pages: u64,
-    /// Publications of a page before the reset of its entry. Must be 0.
+    /// Publications of a page while an entry of it waited for its reset. Must be 0.
     pub premature_publications: u64,
     /// Publications of pages that don't exist. Must be 0.
     pub unregistered_publications: u64,
@@ -105,6 +112,8 @@ impl SimReport {
             reads: tally.reads,
             reaper_busy_ns: tally.reaper_busy_ns,
             bad_entries: stats().map(|stats| stats.bad_entries).sum(),
+            suspects_published: totals.suspects_published,
+            failure: collector.check().err(),
             lost_pages: vm.unpublished_pages(),
             premature_publications: vm.premature_publications(),
             unregistered_publications: vm.unregistered_publications(),

@@ -5,18 +5,16 @@ use crate::pages::PageSet;
 use crate::vcpu::Vcpu;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 
-/// Remembers when each page was published, by the count of its vCPU's writes, and whether each
-/// reset was followed by a publication.
+/// Remembers when each page was published, by the count of its vCPU's writes, and whether one of its
+/// entries was harvested and not reset at that time.
 ///
-/// It knows writes, resets and publications alone, and nothing of the simulated kernel's own record
+/// It knows writes, entries and publications alone, and nothing of the simulated kernel's own record
 /// of a page.
 #[derive(Debug)]
 pub(crate) struct Truth {
     /// The writes of the owning vCPU when the page was last published: the consumer sees all of
     /// them, and none after them.
     seen_writes: Vec<u64>,
-    /// Resets of the page's entries that no publication has answered yet.
-    resets: Vec<u32>,
     published: [(SlotId, PageSet); 2],
     premature: u64,
     unregistered: u64,
@@ -29,7 +27,6 @@ impl Truth {
         let pages = if logged { map.total() } else { 0 };
         Self {
             seen_writes: vec![0; pages],
-            resets: vec![0; pages],
             published: map.slots().map(|(slot, pages)| {
                 let pages = if logged { pages } else { 0 };
                 (slot, PageSet::empty(pages))
@@ -39,21 +36,19 @@ impl Truth {
         }
     }
 
-    /// Notes that an entry that named `page` was reset.
-    pub(crate) fn on_reset(&mut self, page: usize) {
-        self.resets[page] += 1;
-    }
-
-    /// Notes that an entry was published.
-    pub(crate) fn on_published(&mut self, gfn: &DirtyGfn, layout: &Layout, vcpus: &[Vcpu]) {
+    /// Notes that a page was published. `waits`: an entry of it was harvested and not reset.
+    pub(crate) fn on_published(
+        &mut self,
+        gfn: &DirtyGfn,
+        waits: bool,
+        layout: &Layout,
+        vcpus: &[Vcpu],
+    ) {
         let Some(page) = layout.slot_map().page(gfn) else {
             self.unregistered += 1;
             return;
         };
-        match self.resets[page].checked_sub(1) {
-            Some(left) => self.resets[page] = left,
-            None => self.premature += 1,
-        }
+        self.premature += u64::from(waits);
         let (vcpu, _) = layout.owner(page);
         self.seen_writes[page] = vcpus[vcpu].writes();
         let [first, second] = &mut self.published;
@@ -71,7 +66,18 @@ impl Truth {
         unseen.count() as u64
     }
 
-    /// Returns the publications that no reset came before.
+    /// Notes that every page was published.
+    pub(crate) fn on_all_published(&mut self, layout: &Layout, vcpus: &[Vcpu]) {
+        for (page, seen) in self.seen_writes.iter_mut().enumerate() {
+            let (vcpu, _) = layout.owner(page);
+            *seen = vcpus[vcpu].writes();
+        }
+        for (_, set) in &mut self.published {
+            *set = PageSet::full(set.capacity());
+        }
+    }
+
+    /// Returns the publications of pages whose reset was still to come.
     pub(crate) fn premature(&self) -> u64 {
         self.premature
     }

@@ -2,7 +2,7 @@
 
 use core::convert::Infallible;
 
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::collector::Collector;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::Ring;
@@ -32,8 +32,8 @@ fn harvest_reset_publish_is_right() {
     assert_eq!(vm.unpublished_pages(), 100);
     let pages = harvest(&mut vm);
     vm.run_until_us(2_000);
-    assert_eq!(vm.reset(), Ok(100));
-    vm.publish(&pages);
+    assert_eq!(vm.reset(), Ok(Reset::of(100)));
+    vm.publish(&pages).unwrap();
     assert_eq!(vm.unpublished_pages(), 0);
     assert_eq!(vm.premature_publications(), 0);
     // Protected again, so the next write is logged.
@@ -46,7 +46,7 @@ fn harvest_reset_publish_is_right() {
 fn a_publication_before_the_reset_is_caught_and_so_is_what_it_loses() {
     let mut vm = vm(Faults::NONE);
     let pages = harvest(&mut vm);
-    vm.publish(&pages);
+    vm.publish(&pages).unwrap();
     assert_eq!(vm.premature_publications(), 100);
     assert_eq!(vm.unpublished_pages(), 0);
     // The pages are still writable: nothing logs these writes.
@@ -59,9 +59,9 @@ fn a_publication_before_the_reset_is_caught_and_so_is_what_it_loses() {
 fn a_page_that_is_harvested_and_forgotten_is_caught() {
     let mut vm = vm(Faults::NONE);
     let mut pages = harvest(&mut vm);
-    assert_eq!(vm.reset(), Ok(100));
+    assert_eq!(vm.reset(), Ok(Reset::of(100)));
     pages.truncate(99);
-    vm.publish(&pages);
+    vm.publish(&pages).unwrap();
     assert_eq!(vm.unpublished_pages(), 1);
     assert_eq!(vm.premature_publications(), 0);
 }
@@ -77,7 +77,8 @@ fn a_publication_of_a_page_that_does_not_exist_is_caught() {
             slot: SlotId(9),
             offset: 0,
         },
-    ]);
+    ])
+    .unwrap();
     assert_eq!(vm.unregistered_publications(), 2);
 }
 
@@ -97,12 +98,15 @@ impl Backend for Boastful {
     fn is_registered(&self, gfn: &DirtyGfn) -> bool {
         self.0.is_registered(gfn)
     }
-    fn reset(&mut self) -> Result<u32, Infallible> {
+    fn reset(&mut self) -> Result<Reset, Infallible> {
         let _ = self.0.reset()?;
-        Ok(100)
+        Ok(Reset::of(100))
     }
-    fn publish(&mut self, pages: &[DirtyGfn]) {
-        self.0.publish(pages);
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), Infallible> {
+        self.0.publish(pages)
+    }
+    fn publish_all(&mut self) -> Result<(), Infallible> {
+        self.0.publish_all()
     }
 }
 
@@ -142,7 +146,7 @@ fn a_vcpu_that_is_let_in_with_a_full_ring_leaves_at_once() {
     );
     // Half of it harvested and reset: it runs.
     vm.rings_mut()[0].harvest_without_reset(480, |_| ());
-    assert_eq!(vm.reset(), Ok(480));
+    assert_eq!(vm.reset(), Ok(Reset::of(480)));
     vm.enter(0, 12_000_000_000);
     assert_eq!(vm.state(0), VcpuState::Running);
 }

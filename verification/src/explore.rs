@@ -37,6 +37,21 @@ impl Reached {
     }
 }
 
+/// Words of the stack that a model's first thread gets: it creates a collector by value, which holds
+/// a batch and the suspects. Loom's own threads have 32 KiB.
+const STACK_WORDS: usize = 1 << 18;
+
+/// Runs one execution of `model`, in a thread with a stack that is large enough.
+fn run(model: &Arc<impl Fn(&Reached) + Send + Sync + 'static>, reached: &Reached) {
+    let (model, reached) = (Arc::clone(model), reached.clone());
+    let first = loom::thread::Builder::new().stack_size(STACK_WORDS);
+    let first = first.spawn(move || model(&reached));
+    first
+        .expect("loom spawns threads")
+        .join()
+        .expect("loom ends at a panic");
+}
+
 /// A model, its witnesses and its bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
@@ -64,9 +79,10 @@ impl Model {
         let executions = Arc::new(AtomicUsize::new(0));
         let reached = Reached::new(self.witnesses);
         let (count, seen) = (Arc::clone(&executions), reached.clone());
+        let model = Arc::new(model);
         self.builder().check(move || {
             count.fetch_add(1, Ordering::Relaxed);
-            model(&seen);
+            run(&model, &seen);
         });
         let executions = executions.load(Ordering::Relaxed);
         println!("{}: {executions} executions", self.name);
@@ -89,10 +105,11 @@ impl Model {
         let reached = Reached::new(self.witnesses);
         let count = Arc::clone(&executions);
         let builder = self.builder();
+        let model = Arc::new(model);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             builder.check(move || {
                 count.fetch_add(1, Ordering::Relaxed);
-                model(&reached);
+                run(&model, &reached);
             });
         }));
         let executions = executions.load(Ordering::Relaxed);

@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
@@ -36,6 +36,11 @@ pub trait Access: 'static {
     /// Marks an entry as harvested.
     fn store(word: &AtomicU32, flags: EntryFlags) {
         word.store(flags.bits(), Ordering::Release);
+    }
+    /// Marks an entry, or takes its mark back, if it is as expected.
+    fn replace(word: &AtomicU32, old: EntryFlags, new: EntryFlags) {
+        let (old, new) = (old.bits(), new.bits());
+        let _ = word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -241,6 +246,10 @@ impl<A: Access> EntryMemory for LoomMemory<A> {
         let entry = self.0.entry(index).expect("an entry that was published");
         entry.touched.with(|_| ());
         let gfn = entry.gfn.get();
+        if gfn.offset < self.0.watch.reset.get() {
+            // Where a reset ended early.
+            return gfn;
+        }
         let turn = self.0.watch.taken.replace(gfn.offset + 1);
         assert_eq!(gfn.offset, turn, "an entry was taken twice or out of order");
         gfn
@@ -250,6 +259,12 @@ impl<A: Access> EntryMemory for LoomMemory<A> {
         let entry = self.0.entry(index).expect("an entry that was published");
         A::store(entry.flags(), flags);
     }
+
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        if let Some(entry) = self.0.entry(index) {
+            A::replace(entry.flags(), old, new);
+        }
+    }
 }
 
 /// The way in which `KVM_RESET_DIRTY_RINGS` behaves.
@@ -257,7 +272,8 @@ impl<A: Access> EntryMemory for LoomMemory<A> {
 pub enum Resets {
     /// Resets all that was harvested.
     Full,
-    /// Comes back after one entry, as with a signal pending.
+    /// Comes back after one entry, as with a signal pending. KVM may have forgotten that entry, so its
+    /// page may be published again.
     OneByOne,
     /// Comes back so many times without having reset anything, and is full from then on.
     BarrenFor(u32),
@@ -311,20 +327,20 @@ impl<A: Access> Backend for LoomVm<A> {
         (gfn.slot.0 as usize) < self.kvm.len()
     }
 
-    fn reset(&mut self) -> Result<u32, ()> {
+    fn reset(&mut self) -> Result<Reset, ()> {
         let mut left = match self.resets {
             Resets::Full => u32::MAX,
             Resets::OneByOne => 1,
             Resets::BarrenFor(times) => match times.checked_sub(1) {
                 Some(times) => {
                     self.resets = Resets::BarrenFor(times);
-                    return Ok(0);
+                    return Ok(Reset::default());
                 }
                 None => u32::MAX,
             },
             Resets::Later => {
                 let waiting = |ring: &Rc<KvmRing>| ring.watch.taken.get() - ring.watch.reset.get();
-                return Ok(self.kvm.iter().map(waiting).sum::<u64>() as u32);
+                return Ok(Reset::of(self.kvm.iter().map(waiting).sum::<u64>() as u32));
             }
         };
         let mut total = 0;
@@ -333,19 +349,30 @@ impl<A: Access> Backend for LoomVm<A> {
             left -= count;
             total += count;
         }
-        Ok(total)
+        Ok(Reset::of(total))
     }
 
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), ()> {
         for page in pages {
             let watch = &self.kvm[page.slot.0 as usize].watch;
-            let turn = watch.published.replace(page.offset + 1);
-            assert_eq!(page.offset, turn, "a page was published out of turn");
             assert!(
                 page.offset < watch.reset.get(),
                 "a page was published before its reset"
             );
+            let turn = watch.published.get();
+            if page.offset < turn {
+                let may_repeat = self.resets == Resets::OneByOne;
+                assert!(may_repeat, "a page was published twice");
+                continue;
+            }
+            assert_eq!(page.offset, turn, "a page was published out of turn");
+            watch.published.set(turn + 1);
         }
         self.published.borrow_mut().push(pages.len());
+        Ok(())
+    }
+
+    fn publish_all(&mut self) -> Result<(), ()> {
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
@@ -42,10 +42,11 @@ impl SimRing {
     }
 
     /// Logs a page that the vCPU dirties, of a slot that exists or of another; returns whether there
-    /// was a free entry. It may fill the reserve above the soft limit, as KVM's own writes do.
+    /// was a free entry. It may fill the reserve above the soft limit, as KVM's own writes do, all
+    /// but the last entry.
     pub fn push(&self, registered: bool) -> bool {
         let at = self.pushed.get();
-        if at - self.reset.get() >= self.size.entries().into() {
+        if at - self.reset.get() >= u64::from(self.size.entries()) - 1 {
             return false;
         }
         let slot = if registered { self.slot } else { UNREGISTERED };
@@ -103,8 +104,14 @@ impl EntryMemory for SimMemory {
 
     fn read(&self, index: u32) -> DirtyGfn {
         let (flags, gfn) = self.0.entry(index.into()).get();
-        assert_eq!(flags, EntryFlags::DIRTY, "read of an entry without a page");
-        assert_eq!(gfn.offset, self.0.taken.get(), "taken out of order");
+        match flags {
+            EntryFlags::DIRTY => assert_eq!(gfn.offset, self.0.taken.get(), "taken out of order"),
+            // Where a reset ended early.
+            _ => assert!(
+                flags.is_empty(),
+                "read of an entry that waits for its reset"
+            ),
+        }
         gfn
     }
 
@@ -116,13 +123,19 @@ impl EntryMemory for SimMemory {
         entry.set((flags, gfn));
         self.0.taken.set(gfn.offset + 1);
     }
+
+    fn replace_flags(&self, _index: u32, _old: EntryFlags, _new: EntryFlags) {
+        unreachable!("no ring of this simulation loses its position");
+    }
 }
 
 /// What the consumer and the log got so far.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Offsets published, by ring.
+    /// Offsets published for the first time, by ring.
     pub published: Vec<Vec<u64>>,
+    /// Pages published again, because their reset was interrupted.
+    pub published_again: u64,
     /// Offsets refused, by ring.
     pub rejected: Vec<Vec<u64>>,
 }
@@ -135,6 +148,8 @@ pub struct SimVm {
     /// How many entries each of the next resets does at most; then they are whole.
     short_resets: VecDeque<u32>,
     outcome: Rc<RefCell<Outcome>>,
+    /// The last offset published, by ring.
+    newest: Vec<Option<u64>>,
 }
 
 impl SimVm {
@@ -146,6 +161,7 @@ impl SimVm {
             .collect();
         let outcome = Rc::new(RefCell::new(Outcome {
             published: vec![Vec::new(); sizes.len()],
+            published_again: 0,
             rejected: vec![Vec::new(); sizes.len()],
         }));
         let vm = Self {
@@ -156,6 +172,7 @@ impl SimVm {
             kernel: kernel.clone(),
             short_resets: VecDeque::new(),
             outcome: Rc::clone(&outcome),
+            newest: vec![None; sizes.len()],
         };
         (vm, kernel, outcome)
     }
@@ -192,7 +209,7 @@ impl Backend for SimVm {
         self.outcome.borrow_mut().rejected[ring].push(gfn.offset);
     }
 
-    fn reset(&mut self) -> Result<u32, ()> {
+    fn reset(&mut self) -> Result<Reset, ()> {
         let mut left = self.short_resets.pop_front().unwrap_or(u32::MAX);
         let mut total = 0;
         for ring in &self.kernel {
@@ -200,16 +217,27 @@ impl Backend for SimVm {
             left -= count;
             total += count;
         }
-        Ok(total)
+        Ok(Reset::of(total))
     }
 
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), ()> {
         assert!(!pages.is_empty(), "a publication of nothing");
         for page in pages {
             let ring = page.slot.0 as usize;
             let reset = self.kernel[ring].reset.get();
             assert!(page.offset < reset, "published before its reset: {page:?}");
-            self.outcome.borrow_mut().published[ring].push(page.offset);
+            let mut outcome = self.outcome.borrow_mut();
+            if self.newest[ring].is_some_and(|newest| page.offset <= newest) {
+                outcome.published_again += 1;
+            } else {
+                self.newest[ring] = Some(page.offset);
+                outcome.published[ring].push(page.offset);
+            }
         }
+        Ok(())
+    }
+
+    fn publish_all(&mut self) -> Result<(), ()> {
+        Ok(())
     }
 }

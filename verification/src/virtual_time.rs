@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::collector::{Collector, PassRings};
 use dirty_ring_core::controller::{
     Controller, Deadline, DeadlineConfig, Decision, Measurement, StateError,
@@ -206,14 +206,17 @@ impl Backend for SlowVm {
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
         self.inner.reject(ring, gfn);
     }
-    fn reset(&mut self) -> Result<u32, ()> {
+    fn reset(&mut self) -> Result<Reset, ()> {
         self.world.react(self.world.before_reset.take());
         let entries = self.inner.reset();
         self.world.note_waits();
         entries
     }
-    fn publish(&mut self, pages: &[DirtyGfn]) {
-        self.inner.publish(pages);
+    fn publish_all(&mut self) -> Result<(), ()> {
+        self.inner.publish_all()
+    }
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), ()> {
+        self.inner.publish(pages)
     }
 }
 

@@ -59,7 +59,7 @@ where
 {
     let (harvested, _) = shared.with(|collector| {
         begin_pass(collector);
-        let harvested = collector.harvest(NOW);
+        let harvested = collector.harvest(NOW).unwrap();
         check_deficit(kvm, collector);
         harvested
     });
@@ -192,11 +192,11 @@ fn h4_negative_control_a_lock_for_each_harvester() {
         kvm.push();
         let harvesters = [0, 1].map(|_| {
             let vm = LoomVm::<Sound>::new(&[Rc::clone(&kvm)], Resets::Full);
+            let collector = Rc::new(LoomLock::around(Pages::new(vm), Rc::default()));
             thread::spawn(move || {
-                let collector = LoomLock::around(Pages::new(vm), Rc::default());
                 collector.with(|collector| {
                     begin_pass(collector);
-                    collector.harvest(NOW)
+                    collector.harvest(NOW).unwrap()
                 })
             })
         });
@@ -286,7 +286,7 @@ fn h5_negative_control_a_foreign_harvester() {
         let kvm = KvmRing::new(0, 2);
         kvm.push();
         let vm = LoomVm::<Sound>::new(&[Rc::clone(&kvm)], Resets::Full);
-        let mut collector = Pages::new(vm);
+        let mut collector = Box::new(Pages::new(vm));
         let reaper = thread::spawn(move || {
             begin_pass(&mut collector);
             let _ = collector.reap(NOW).unwrap();

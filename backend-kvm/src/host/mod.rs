@@ -9,7 +9,7 @@ mod scheduling;
 mod signals;
 
 pub(crate) use clock::{Clock, thread_cpu};
-pub(crate) use lock::{StdLock, lock};
+pub(crate) use lock::{StdFairLock, lock};
 pub(crate) use page_size::page_bytes;
 pub(crate) use panic::panic_message;
 pub(crate) use park::StdPark;

@@ -1,28 +1,29 @@
 //! What userspace does to the VM: harvests, resets and publications, and the time they take.
 
 use core::convert::Infallible;
+use std::collections::HashSet;
 
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::ring::Ring;
 
 use super::Vm;
 use crate::cost::ps;
+use crate::kernel::KernelRing;
 use crate::memory::RingMemory;
 
 impl Vm {
     /// Returns the cost of what userspace did to the rings since the last call.
     pub(super) fn uncharged_ps(&mut self) -> u64 {
-        let (loads, harvested) = self.meter.counts();
-        let (loads_charged, harvested_charged) = self.charged;
-        self.charged = (loads, harvested);
-        let entries = harvested - harvested_charged;
+        let now = self.meter.accesses();
+        let before = std::mem::replace(&mut self.charged, now);
+        let entries = now.harvested - before.harvested;
         // A harvested entry's load is part of its harvest.
-        let peeks = (loads - loads_charged).saturating_sub(entries);
-        let peeks_ps = ps(self.cost.peek_load_ns).saturating_mul(peeks);
-        ps(self.cost.harvest_entry_ns)
-            .saturating_mul(entries)
-            .saturating_add(peeks_ps)
+        let scanned = (now.scanned - before.scanned).saturating_sub(entries);
+        let cost = |ns, times| ps(ns).saturating_mul(times);
+        cost(self.cost.harvest_entry_ns, entries)
+            .saturating_add(cost(self.cost.scan_load_ns, scanned))
+            .saturating_add(cost(self.cost.peek_load_ns, now.loads - before.loads))
     }
 
     /// Returns how many of `waiting` entries the next reset gets through.
@@ -50,7 +51,6 @@ impl Vm {
                 if let Some(page) = map.page(&gfn) {
                     let (owner, offset) = self.layout.owner(page);
                     self.vcpus[owner].protect(offset);
-                    self.truth.on_reset(page);
                 }
             }
             if left != before {
@@ -77,8 +77,8 @@ impl Backend for Vm {
         self.slots.contains(gfn)
     }
 
-    fn reset(&mut self) -> Result<u32, Infallible> {
-        let (_, harvested) = self.meter.counts();
+    fn reset(&mut self) -> Result<Reset, Infallible> {
+        let harvested = self.meter.accesses().harvested;
         let limit = self.reset_limit(harvested.saturating_sub(self.reset));
         let work_ps = self
             .uncharged_ps()
@@ -95,12 +95,21 @@ impl Backend for Vm {
                 self.forecast_anew(vcpu);
             }
         }
-        Ok(entries)
+        Ok(Reset::of(entries))
     }
 
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), Infallible> {
+        let waiting: HashSet<_> = self.kernel.iter().flat_map(KernelRing::waiting).collect();
         for gfn in pages {
-            self.truth.on_published(gfn, &self.layout, &self.vcpus);
+            let waits = waiting.contains(gfn);
+            self.truth
+                .on_published(gfn, waits, &self.layout, &self.vcpus);
         }
+        Ok(())
+    }
+
+    fn publish_all(&mut self) -> Result<(), Infallible> {
+        self.truth.on_all_published(&self.layout, &self.vcpus);
+        Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::cost::{CostModel, PS_PER_US};
 use crate::faults::{Dice, Faults, Stream};
 use crate::kernel::KernelRing;
 use crate::layout::Layout;
-use crate::memory::{AccessMeter, RingMemory};
+use crate::memory::{AccessMeter, Accesses, RingMemory};
 use crate::pages::PageSet;
 use crate::truth::Truth;
 use crate::vcpu::Vcpu;
@@ -72,8 +72,8 @@ pub struct Vm {
     forecasts: Vec<Forecast>,
     logged: bool,
     meter: Arc<AccessMeter>,
-    /// What of the meter has been charged: flag loads and harvested entries.
-    charged: (u64, u64),
+    /// What of the meter has been charged.
+    charged: Accesses,
     /// Entries reset.
     reset: u64,
     truth: Truth,
@@ -132,7 +132,7 @@ impl Vm {
             forecasts: vec![Forecast::NEVER; count],
             logged,
             meter,
-            charged: (0, 0),
+            charged: Accesses::default(),
             reset: 0,
             truth: Truth::new(&layout, logged),
             layout,
@@ -225,7 +225,7 @@ impl Vm {
         self.truth.unseen_pages(&self.layout, &self.vcpus)
     }
 
-    /// Returns the publications of a page before the reset of its entry; must be 0.
+    /// Returns the publications of a page while an entry of it waited for its reset; must be 0.
     pub fn premature_publications(&self) -> u64 {
         self.truth.premature()
     }

@@ -74,12 +74,11 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             else {
                 continue;
             };
-            // In this order: the vCPU may log its first page behind the search for the run.
-            if ring.first_dirty().is_none() {
-                continue;
-            }
             let Some(run) = ring.find_run() else {
-                return Err(self.fail(CollectError::Parted { ring: index }));
+                if ring.is_all_dirty() {
+                    return Err(self.fail(CollectError::Parted { ring: index }));
+                }
+                continue;
             };
             ring.mark_empty();
             self.reset_marked()?;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dirty_ring_core::backend::Backend;
+use dirty_ring_core::collector::suspects::MAX_SUSPECTS;
 use dirty_ring_core::collector::{CollectError, Collector, Drain, PassTally, RingFullMode, Scope};
 use dirty_ring_core::ring::OVERRUN_EXITS;
 use dirty_ring_core::size::RingSize;
@@ -156,15 +157,8 @@ impl<const BATCH: usize> World<BATCH> {
         pushed
     }
 
-    /// Returns what a look sees: it never says that a ring is full to the last entry.
-    fn seen(&self, ring: usize) -> u64 {
-        let size = self.collector.backend().rings()[ring].size();
-        let most = u64::from(size.entries()) - 1;
-        self.kernel[ring].occupancy().min(most)
-    }
-
     fn begin_pass(&mut self, scope: Scope, left_alone: [bool; RINGS]) {
-        let seen: Vec<_> = (0..self.kernel.len()).map(|ring| self.seen(ring)).collect();
+        let seen = self.waiting();
         let before = self.taken();
         self.collector.begin_pass(self.now, scope, |rings| {
             assert_eq!((rings.len(), rings.scope()), (seen.len(), scope));
@@ -222,7 +216,8 @@ impl<const BATCH: usize> World<BATCH> {
 
     fn harvest(&mut self) {
         let (before, refused) = (self.taken(), self.refused());
-        let (entries, more) = self.collector.harvest(self.now);
+        let harvested = self.collector.harvest(self.now);
+        let (entries, more) = harvested.expect("no ring has parted");
         self.note_batch(&before, entries, refused);
         if !more {
             self.check_whole();
@@ -312,8 +307,9 @@ impl<const BATCH: usize> World<BATCH> {
 
     fn drain(&mut self) {
         let before = self.taken();
-        let seen: u64 = (0..self.kernel.len()).map(|ring| self.seen(ring)).sum();
-        let settled = self.collector.drain(self.now).expect("no reset fails");
+        let seen: u64 = self.waiting().iter().sum();
+        let drained = self.collector.drain(self.now);
+        let settled = self.is_over(drained);
         // No pass: the reaper's next one doesn't count it as its own.
         let taken: u64 = self.taken_since(&before).iter().sum();
         self.by_drain += taken;
@@ -326,12 +322,30 @@ impl<const BATCH: usize> World<BATCH> {
         }
     }
 
+    /// Returns whether a drain is over: one that was ends in an error if pages were lost.
+    fn is_over(&self, drained: Result<bool, CollectError<()>>) -> bool {
+        let refused = self.refused();
+        match drained {
+            Ok(is_over) => {
+                assert!(!is_over || refused == 0, "a lost page was not told");
+                is_over
+            }
+            Err(CollectError::BadEntries { entries, .. }) => {
+                assert_eq!(entries, refused, "entries that name no page");
+                true
+            }
+            Err(CollectError::TooManySuspects { suspects }) => {
+                assert_eq!((suspects, refused), (MAX_SUSPECTS, 0));
+                true
+            }
+            Err(error) => panic!("nothing else can go wrong: {error}"),
+        }
+    }
+
     fn drain_batch(&mut self) {
         let before = self.taken();
-        let is_over = self
-            .collector
-            .drain_batch(&mut self.drain, self.now)
-            .expect("no reset fails");
+        let drained = self.collector.drain_batch(&mut self.drain, self.now);
+        let is_over = self.is_over(drained);
         self.by_drain += self.taken_since(&before).iter().sum::<u64>();
         if is_over {
             assert_eq!((self.deficit(), self.unpublished()), (0, 0));
@@ -382,9 +396,10 @@ impl<const BATCH: usize> World<BATCH> {
         let outcome = self.outcome.borrow();
         let published: usize = outcome.published.iter().map(Vec::len).sum();
         assert_eq!(totals.published, published as u64);
+        assert_eq!(totals.suspects_published, outcome.published_again);
         let mut ring_fulls = 0;
         for (ring, core) in self.collector.backend().rings().iter().enumerate() {
-            assert_eq!(u64::from(core.occupancy()), self.seen(ring));
+            assert_eq!(u64::from(core.occupancy()), self.kernel[ring].occupancy());
             assert_eq!(core.stats().harvested, self.kernel[ring].taken());
             let bad = outcome.rejected[ring].len();
             assert_eq!(core.stats().bad_entries, bad as u64);
@@ -395,11 +410,9 @@ impl<const BATCH: usize> World<BATCH> {
         assert_eq!(totals.ring_fulls, ring_fulls);
     }
 
-    /// Ends all short resets and drains: everything that was pushed has to come out. Twice, as a
-    /// look never says that a ring is full to the last entry.
+    /// Ends all short resets and drains: everything that was pushed has to come out.
     pub(crate) fn finish(&mut self) {
         self.collector.backend_mut().end_short_resets();
-        self.apply(&Op::Drain);
         self.apply(&Op::Drain);
         self.check();
         let outcome = self.outcome.borrow();
