@@ -39,10 +39,6 @@ impl<T> Lock for StdFairLock<T> {
     type Guarded = T;
 
     fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
-        debug_assert!(
-            !self.is_held_by_this_thread(),
-            "this thread holds the lock already: it would wait for itself"
-        );
         self.lock.with(|value| {
             let _held = Held::new(&self.holder);
             critical(value)

@@ -71,6 +71,22 @@ fn a_sleep_that_ends_for_no_reason_goes_on_to_the_same_deadline() {
     assert_eq!(*bed.sleeps.borrow(), [Instant(70); 4]);
 }
 
+#[test]
+fn what_rang_for_a_reaper_that_is_gone_is_not_for_the_next_one() {
+    let bed = Bed::default();
+    let (doorbell, mut first) = (doorbell(&bed), Seen::default());
+    doorbell.stop();
+    doorbell.kick();
+    assert_eq!(doorbell.poll(&mut first), Wakes::STOP | Wakes::KICK);
+    let mut second = doorbell.seen_now();
+    assert_eq!(doorbell.poll(&mut second), Wakes::empty());
+    doorbell.ring_full();
+    assert_eq!(doorbell.poll(&mut second), Wakes::RING_FULL);
+    doorbell.stop();
+    assert_eq!(doorbell.poll(&mut second), Wakes::STOP);
+    assert_eq!(doorbell.poll(&mut second), Wakes::STOP, "a stop stays set");
+}
+
 /// A kick comes just as the deadline passes.
 struct KickedAtDeadline;
 

@@ -199,3 +199,54 @@ fn a_restored_ring_goes_on_where_the_first_stopped() {
     assert_eq!(restored.growth().meter().max_per_s(), 0);
     assert_eq!(harvest(&mut restored, 256), (60..130).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_fresh_ring_has_entries_from_the_first_one_on_and_was_never_reset() {
+    for waiting in [0, 1, 100, 255] {
+        let mut ring = ring();
+        ring.memory.log_pages(1..1 + waiting);
+        assert!(ring.is_fresh(), "{waiting}");
+        // A reset clears the flags and leaves the page behind.
+        harvest(&mut ring, 256);
+        while ring.memory.reset_one().is_some() {}
+        assert_eq!(ring.is_fresh(), waiting == 0, "{waiting}");
+    }
+    let ring = ring_at(50);
+    ring.memory.log_pages(1..3);
+    assert!(!ring.is_fresh(), "it doesn't begin at the first entry");
+}
+
+#[test]
+fn a_position_fits_where_one_run_begins_at_it() {
+    for (start, harvested, waiting) in [(0, 0, 0), (0, 30, 100), (200, 30, 100), (255, 1, 190)] {
+        let mut sound = ring_at(start);
+        sound.memory.log_pages(0..harvested + waiting);
+        harvest(&mut sound, harvested as u32);
+        assert!(sound.fits_position());
+        let position = sound.position().index();
+        for wrong in (0..256).filter(|at| *at != position % 256) {
+            let state = RingPosition::from_index(wrong).into();
+            let ring = Ring::from_state(sound.memory, &state, Instant(0));
+            // Where nothing is in the ring, any position may be right.
+            assert_eq!(ring.fits_position(), harvested + waiting == 0, "{wrong}");
+            sound.memory = ring.memory;
+        }
+    }
+}
+
+#[test]
+fn a_lapped_ring_and_one_that_parted_are_known_by_their_entries() {
+    let mut ring = ring_at(20);
+    ring.memory.log_pages(0..255);
+    assert!(!ring.was_lapped() && !ring.has_parted());
+    ring.memory.log(page(255));
+    assert!(ring.was_lapped());
+    let mut ahead = ring_at(20);
+    harvest(&mut ahead, 256);
+    (0..5).for_each(|_| ahead.fetch += 1);
+    assert!(!ahead.has_parted(), "there is nothing in it");
+    ahead.memory.log(page(0));
+    assert!(ahead.has_parted());
+    (0..5).for_each(|_| ahead.fetch -= 1);
+    assert!(!ahead.has_parted());
+}
