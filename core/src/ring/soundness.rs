@@ -5,7 +5,7 @@
 //! sound ring none of these signs can appear.
 
 use super::Ring;
-use crate::entry::{EntryFlags, EntryMemory};
+use crate::entry::{DirtyGfn, EntryFlags, EntryMemory};
 
 impl<M: EntryMemory> Ring<M> {
     /// Returns whether the entry before the next one to harvest is DIRTY. One load.
@@ -56,20 +56,18 @@ impl<M: EntryMemory> Ring<M> {
     /// first one on, and all others untouched. Loads all entries.
     ///
     /// A reset clears the flags of an entry and leaves its slot and offset behind
-    /// (virt/kvm/dirty_ring.c, `kvm_dirty_gfn_set_invalid`).
+    /// (virt/kvm/dirty_ring.c, `kvm_dirty_gfn_set_invalid`). While the vCPU runs, a ring may not look
+    /// fresh for a moment: KVM stores slot and offset before the flags.
     pub fn is_fresh(&self) -> bool {
         let entries = self.size().entries();
         let used = (0..entries)
             .position(|index| self.memory.load_flags(index) != EntryFlags::DIRTY)
             .and_then(|used| u32::try_from(used).ok())
             .unwrap_or(entries);
-        // The next entry may be half published: its slot and offset come before its flags.
-        let untouched = used.saturating_add(1)..entries;
-        used < entries
-            && self.memory.load_flags(used) != EntryFlags::RESET
-            && untouched.clone().all(|index| {
-                self.memory.load_flags(index).is_empty()
-                    && self.memory.read(index) == crate::entry::DirtyGfn::default()
-            })
+        let is_untouched = |index| {
+            self.memory.load_flags(index).is_empty()
+                && self.memory.read(index) == DirtyGfn::default()
+        };
+        used < entries && (used..entries).all(is_untouched)
     }
 }
