@@ -236,7 +236,7 @@ fn a_position_fits_where_one_run_begins_at_it() {
 
 #[test]
 fn a_lapped_ring_and_one_that_parted_are_known_by_their_entries() {
-    let mut ring = ring_at(20);
+    let ring = ring_at(20);
     ring.memory.log_pages(0..255);
     assert!(!ring.was_lapped() && !ring.has_parted());
     ring.memory.log(page(255));
