@@ -1,7 +1,7 @@
 //! A soak on the host's KVM.
 
 use dirty_ring_guest::PAGE_BYTES;
-use dirty_ring_guest::soak::{self, LostPage, MOST_PAGES, SoakConfig, SoakReport};
+use dirty_ring_guest::soak::{self, MOST_PAGES, SoakConfig, SoakReport};
 
 use super::{Soak, Watch};
 use crate::command::args::SoakArguments;
@@ -27,7 +27,7 @@ pub(super) fn soak(
         Err(error) => Err(Failure::Run(format!(
             "{}\n{}",
             failure::describe(&error),
-            again(arguments, error.seed(), error.vm())
+            arguments.again("kvm", error.seed(), error.vm())
         ))),
     }
 }
@@ -57,38 +57,19 @@ fn check(host: &KvmHost, arguments: &SoakArguments, seed: u64) -> Result<SoakCon
 }
 
 fn of_report(report: SoakReport, arguments: &SoakArguments) -> Soak {
-    let seconds = report.duration.as_secs_f64();
+    let mut soak = Soak::new("kvm", report.seed);
+    soak.took(report.vms, report.duration);
     let doings = report.doings.into_iter();
     Soak {
-        seed: report.seed,
-        backend: "kvm",
-        duration_s: seconds,
-        vms: report.vms,
-        vms_per_minute: report.vms as f64 / seconds * 60.0,
         page_writes: Some(report.page_writes),
         interrupted_resets: Some(report.interrupted_resets),
         pages_checked: report.pages_checked,
         pages_lost: report.pages_lost,
         doings: doings.map(|(name, times)| (name.into(), times)).collect(),
-        loss: report.first_lost.map(|lost| describe(&lost, arguments)),
+        loss: report.first_lost.map(|lost| {
+            let again = arguments.again("kvm", lost.seed(), lost.vm());
+            format!("{lost}\n{again}")
+        }),
+        ..soak
     }
-}
-
-fn describe(lost: &LostPage, arguments: &SoakArguments) -> String {
-    format!("{lost}\n{}", again(arguments, lost.seed(), lost.vm()))
-}
-
-/// Says how to run a VM again.
-fn again(arguments: &SoakArguments, seed: u64, vm: u64) -> String {
-    let mut command = format!("dirty-ring soak --backend kvm --seed {seed} --first-vm {vm}");
-    if let Some(entries) = arguments.ring_entries {
-        command += &format!(" --ring-entries {entries}");
-    }
-    if let Some(vcpus) = arguments.vcpus {
-        command += &format!(" --vcpus {vcpus}");
-    }
-    if let Some(bytes) = arguments.mem {
-        command += &format!(" --mem {bytes}");
-    }
-    format!("run that VM again with '{command}', as far as a host can repeat it, and report it")
 }

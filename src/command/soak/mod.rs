@@ -60,6 +60,24 @@ impl Watch {
     }
 }
 
+impl SoakArguments {
+    /// Says how to run a VM again.
+    fn again(&self, backend: &str, seed: u64, vm: u64) -> String {
+        let mut command =
+            format!("dirty-ring soak --backend {backend} --seed {seed} --first-vm {vm}");
+        if let Some(entries) = self.ring_entries {
+            command += &format!(" --ring-entries {entries}");
+        }
+        if let Some(vcpus) = self.vcpus {
+            command += &format!(" --vcpus {vcpus}");
+        }
+        if let Some(bytes) = self.mem {
+            command += &format!(" --mem {bytes}");
+        }
+        format!("please report it, and run that VM again with '{command}'")
+    }
+}
+
 /// Runs `dirty-ring soak`.
 pub(crate) fn soak(arguments: &SoakArguments) -> Result<(), Failure> {
     let kvm = KvmHost::choose(arguments.backend)?;
@@ -87,6 +105,29 @@ pub(crate) fn soak(arguments: &SoakArguments) -> Result<(), Failure> {
 }
 
 impl Soak {
+    fn new(backend: &'static str, seed: u64) -> Self {
+        Self {
+            seed,
+            backend,
+            duration_s: 0.0,
+            vms: 0,
+            vms_per_minute: 0.0,
+            page_writes: None,
+            interrupted_resets: None,
+            pages_checked: 0,
+            pages_lost: 0,
+            doings: BTreeMap::new(),
+            loss: None,
+        }
+    }
+
+    /// Notes how long the soak and its `vms` VMs took.
+    fn took(&mut self, vms: u64, duration: Duration) {
+        self.vms = vms;
+        self.duration_s = duration.as_secs_f64();
+        self.vms_per_minute = vms as f64 / self.duration_s * 60.0;
+    }
+
     fn text(&self) -> String {
         let lines = [
             (
