@@ -1,4 +1,4 @@
-//! The `dirty-ring` command: probe, run, compare and replay.
+//! The `dirty-ring` command: probe, run, compare, replay and soak.
 #![forbid(unsafe_code)]
 
 mod command;

@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Compare(CompareArguments),
     /// Feed a recorded trace to a policy and print what it decides
     Replay(ReplayArguments),
+    /// Do at random all that a VMM may do to a tracker, and look for lost pages
+    Soak(SoakArguments),
 }
 
 /// Where to run.
@@ -156,6 +158,46 @@ pub(crate) struct ReplayArguments {
     /// The trace, or - for standard input
     #[arg(value_name = "FILE.csv")]
     pub(crate) file: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SoakArguments {
+    /// Where to run: auto takes KVM where it works, else the mock, and says why on stderr
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    pub(crate) backend: BackendName,
+
+    /// Entries of each vCPU's ring, a power of two  [default: all that the host offers, in turn]
+    #[arg(long, value_name = "N", value_parser = ring_entries, allow_negative_numbers = true)]
+    pub(crate) ring_entries: Option<u32>,
+
+    /// vCPUs of each guest  [default: 1 to 4]
+    #[arg(long, value_name = "N", value_parser = vcpus, allow_negative_numbers = true)]
+    pub(crate) vcpus: Option<u16>,
+
+    /// Memory of each guest, all vCPUs together, as in 64M  [default: 2 to 100 MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_bytes, allow_hyphen_values = true)]
+    pub(crate) mem: Option<u64>,
+
+    /// How long to go on, as in 10m or 30s
+    #[arg(long, default_value = "10m", value_parser = units::run_duration, allow_hyphen_values = true)]
+    pub(crate) duration: Duration,
+
+    /// Decides what is done  [default: another one each time]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) seed: Option<u64>,
+
+    /// Number of the first guest, to run one of an earlier soak again
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) first_vm: u64,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -93,6 +93,19 @@ impl KvmHost {
         Ok(Self { kvm, support })
     }
 
+    /// Checks a number of vCPUs against KVM's own limit. KVM itself would refuse the first vCPU above
+    /// it, after all the others were created.
+    pub(crate) fn check_vcpus(&self, vcpus: usize) -> Result<(), Failure> {
+        let most = self.kvm.get_max_vcpus();
+        if vcpus > most {
+            return Err(Failure::Usage(format!(
+                "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most; give \
+                 fewer --vcpus"
+            )));
+        }
+        Ok(())
+    }
+
     /// Opens the KVM that `backend` asks for; `None` for the mock. Where `auto` falls back to the
     /// mock, a line on stderr says why.
     pub(crate) fn choose(backend: BackendName) -> Result<Option<Self>, Failure> {
@@ -113,8 +126,22 @@ impl KvmHost {
     }
 }
 
+/// Checks a guest's memory against what the host has free: the kernel would hand out more, and then
+/// kill processes.
+pub(crate) fn check_memory(bytes: u64) -> Result<(), Failure> {
+    match available_bytes() {
+        Some(available) if bytes > available / 10 * 9 => Err(Failure::Usage(format!(
+            "the guest needs {} MiB of memory, and this host has {} MiB free: choose fewer \
+             pages or vCPUs, or a smaller --mem",
+            bytes >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the bytes of memory that this host can give to a guest; `None` where it doesn't say.
-pub(crate) fn available_bytes() -> Option<u64> {
+fn available_bytes() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo
         .lines()

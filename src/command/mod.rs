@@ -12,6 +12,7 @@ mod replay;
 mod report;
 mod run;
 mod safety;
+mod soak;
 mod table;
 mod trace;
 mod units;
@@ -37,6 +38,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Run(arguments)) => run::command(&arguments),
         Some(Command::Compare(arguments)) => compare::compare(&arguments),
         Some(Command::Replay(arguments)) => replay::replay(&arguments),
+        Some(Command::Soak(arguments)) => soak::soak(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,4 +12,5 @@ mod output;
 mod probe;
 mod replay;
 mod run;
+mod soak;
 mod support;

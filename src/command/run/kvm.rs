@@ -30,8 +30,8 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
         .support
         .size(plan.place.ring_entries)
         .map_err(|error| Failure::Usage(failure::describe(&error)))?;
-    check_vcpus(host, plan)?;
     let vcpus = plan.place.vcpus.into();
+    host.check_vcpus(vcpus)?;
     let data_pages_per_vcpu = plan.pages_per_vcpu()?;
     let config = GuestConfig {
         vcpus,
@@ -40,7 +40,7 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
         data_slots: DATA_SLOTS.min(data_pages_per_vcpu * vcpus as u64) as usize,
         ..GuestConfig::default()
     };
-    check_memory(&config)?;
+    host::check_memory(config.data_pages_per_vcpu * PAGE_BYTES * config.vcpus as u64)?;
     Ok((size, config))
 }
 
@@ -66,34 +66,6 @@ fn failed(error: &CallbackError) -> Failure {
             | GuestError::PagesOutOfRange { .. },
         ) => Failure::Usage(failure::describe(error.as_ref())),
         _ => Failure::Run(failure::describe(error.as_ref())),
-    }
-}
-
-/// Checks the number of vCPUs against KVM's own limit. KVM itself would refuse the first vCPU
-/// above it, after all the others were created.
-fn check_vcpus(host: &KvmHost, plan: &Plan) -> Result<(), Failure> {
-    let (vcpus, most) = (usize::from(plan.place.vcpus), host.kvm.get_max_vcpus());
-    if vcpus > most {
-        return Err(Failure::Usage(format!(
-            "a guest can't have {vcpus} vCPUs: this host's KVM allows {most} at most; give \
-             fewer --vcpus"
-        )));
-    }
-    Ok(())
-}
-
-/// Checks the guest's memory against what the host has free: the kernel would hand out more, and
-/// then kill processes.
-fn check_memory(config: &GuestConfig) -> Result<(), Failure> {
-    let bytes = config.data_pages_per_vcpu * PAGE_BYTES * config.vcpus as u64;
-    match host::available_bytes() {
-        Some(available) if bytes > available / 10 * 9 => Err(Failure::Usage(format!(
-            "the guest needs {} MiB of memory, and this host has {} MiB free: choose fewer \
-             pages or vCPUs, or a smaller --mem",
-            bytes >> 20,
-            available >> 20
-        ))),
-        _ => Ok(()),
     }
 }
 

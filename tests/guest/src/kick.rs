@@ -16,6 +16,10 @@ use crate::kick_signal;
 /// may take long, and only a vCPU that never answers should reach it.
 pub const KICK_LIMIT: Duration = Duration::from_secs(60);
 
+/// The longest wait at a time. [`KICK_LIMIT`] is made of such waits: a process that is stopped and
+/// continued loses one of them, however long the stop was.
+pub(crate) const KICK_WAIT: Duration = Duration::from_secs(1);
+
 /// Makes one vCPU leave guest mode, from any thread. Clones kick the same vCPU.
 #[derive(Debug, Clone)]
 pub struct VcpuKicker {
@@ -175,16 +179,20 @@ impl VcpuKicker {
 
     /// Waits until `reached` is true of the state, at most [`KICK_LIMIT`].
     fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<(), GuestError> {
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(self.lock(), KICK_LIMIT, |state| !reached(state))
-            .unwrap_or_else(PoisonError::into_inner);
-        if reached(&state) {
-            Ok(())
-        } else {
-            Err(self.timeout())
+        let mut state = self.lock();
+        let mut waited = Duration::ZERO;
+        while !reached(&state) {
+            if waited >= KICK_LIMIT {
+                return Err(self.timeout());
+            }
+            (state, _) = self
+                .shared
+                .changed
+                .wait_timeout_while(state, KICK_WAIT, |state| !reached(state))
+                .unwrap_or_else(PoisonError::into_inner);
+            waited += KICK_WAIT;
         }
+        Ok(())
     }
 
     /// Returns the error of a vCPU that did not answer within [`KICK_LIMIT`].

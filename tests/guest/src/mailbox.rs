@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::error::GuestError;
-use crate::kick::{KICK_LIMIT, VcpuKicker};
+use crate::kick::{KICK_LIMIT, KICK_WAIT, VcpuKicker};
 
 /// What a vCPU's thread and the owner of the guest tell each other while the vCPU runs.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl VcpuMailbox {
 
     /// Waits for the answer to request `question`.
     pub(crate) fn answer(&self, question: u64, kicker: &VcpuKicker) -> Result<u64, GuestError> {
-        let deadline = Instant::now() + KICK_LIMIT;
+        let mut waited = Duration::ZERO;
         let mut state = self.lock();
         loop {
             if state.end == End::Failed {
@@ -55,14 +55,17 @@ impl VcpuMailbox {
             if state.answered >= question || state.end == End::Clean {
                 return Ok(state.page_writes);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if waited >= KICK_LIMIT {
                 return Err(kicker.timeout());
             }
-            (state, _) = self
+            let timeout;
+            (state, timeout) = self
                 .changed
-                .wait_timeout(state, left)
+                .wait_timeout(state, KICK_WAIT)
                 .unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                waited += KICK_WAIT;
+            }
         }
     }
 

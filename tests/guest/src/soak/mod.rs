@@ -28,6 +28,7 @@ use dice::Dice;
 use doings::Doing;
 use outcome::{Ended, Tally};
 pub use outcome::{LostPage, SoakError};
+pub use shape::MOST_PAGES;
 use vm::SoakVm;
 
 /// What a soak does, and for how long.
@@ -73,6 +74,8 @@ pub struct SoakReport {
     pub vms: u64,
     /// Page writes of all vCPUs of VMs that have ended.
     pub page_writes: u64,
+    /// Resets that KVM ended early, or may have, in VMs that have ended.
+    pub interrupted_resets: u64,
     /// Comparisons of a page with its copy that would have found the page lost.
     pub pages_checked: u64,
     /// Pages lost.
@@ -100,6 +103,7 @@ pub fn run(
         duration: Duration::ZERO,
         vms: 0,
         page_writes: 0,
+        interrupted_resets: 0,
         pages_checked: 0,
         pages_lost: 0,
         first_lost: None,
@@ -111,6 +115,7 @@ pub fn run(
         let ended = run_vm(kvm, &config, number, &mut tally, |tally| {
             report.pages_checked += std::mem::take(&mut tally.pages_checked);
             report.page_writes += std::mem::take(&mut tally.page_writes);
+            report.interrupted_resets += std::mem::take(&mut tally.interrupted_resets);
             for (name, times) in std::mem::take(&mut tally.doings) {
                 *report.doings.entry(name).or_default() += times;
             }
@@ -162,3 +167,6 @@ fn run_vm(
     goes_on(tally);
     ended
 }
+
+#[cfg(test)]
+mod tests;

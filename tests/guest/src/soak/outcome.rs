@@ -49,6 +49,7 @@ impl From<CallbackError> for Ended {
 pub(super) struct Tally {
     pub(super) pages_checked: u64,
     pub(super) page_writes: u64,
+    pub(super) interrupted_resets: u64,
     pub(super) doings: BTreeMap<&'static str, u64>,
     pub(super) shape: String,
     last: VecDeque<String>,
@@ -215,5 +216,11 @@ impl SoakError {
     #[must_use]
     pub const fn seed(&self) -> u64 {
         self.place.seed
+    }
+
+    /// Returns the number of the VM.
+    #[must_use]
+    pub const fn vm(&self) -> u64 {
+        self.place.vm
     }
 }

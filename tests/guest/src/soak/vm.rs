@@ -110,7 +110,8 @@ impl SoakVm {
         }
         drop(outage);
         if let Some(reaper) = reaper {
-            reaper.stop()?;
+            let totals = reaper.stop()?.stats.totals;
+            tally.interrupted_resets += totals.short_resets + totals.maybe_interrupted_resets;
         }
         let pages = slots.iter().flat_map(SoakSlot::pages);
         tally.pages_checked += pages.clone().count() as u64;
