@@ -31,7 +31,7 @@ mod on_kvm {
     use std::time::{Duration, Instant};
 
     use dirty_ring::core::entry::{DirtyGfn, SlotId};
-    use dirty_ring::kvm::{MemorySlot, PageSink};
+    use dirty_ring::kvm::{MemorySlot, PageSink, SinkFailure};
     use dirty_ring_guest::{Guest, GuestConfig, PAGE_BYTES, ReapedGuest, Reaping};
     use vm_memory::{Bytes, GuestAddress};
 
@@ -48,9 +48,10 @@ mod on_kvm {
     struct Published(Arc<Mutex<BTreeSet<(SlotId, u64)>>>);
 
     impl PageSink for Published {
-        fn publish(&mut self, _slot: &MemorySlot, pages: &[DirtyGfn]) {
+        fn publish(&mut self, _slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
             let pages = pages.iter().map(|page| (page.slot, page.offset));
             self.0.lock().unwrap().extend(pages);
+            Ok(())
         }
     }
 
@@ -93,6 +94,7 @@ mod on_kvm {
                     data_pages_per_vcpu: PAGES_PER_VCPU,
                     // The cut goes through the middle vCPU's pages.
                     data_slots: 2,
+                    ..GuestConfig::default()
                 };
                 let sink = published.clone();
                 let reaping = Reaping::new(RING_ENTRIES)

@@ -11,7 +11,7 @@ use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{Collector, Scope};
 use dirty_ring_core::time::Instant as Now;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
-use dirty_ring_kvm::{BitmapSink, Error, KvmRings, ReaperBuilder, Support};
+use dirty_ring_kvm::{BitmapSink, Error, KvmRings, Support};
 use kvm_ioctls::Kvm;
 
 const RING_ENTRIES: u32 = 4096;
@@ -33,16 +33,13 @@ struct FullRings {
 impl FullRings {
     fn start(kvm: &Kvm, support: &Support) -> Self {
         let guest = Guest::new(kvm, GuestConfig::default()).unwrap();
-        let size = support.enable(guest.vm(), RING_ENTRIES).unwrap();
+        let mut rings = support.enable(guest.vm(), RING_ENTRIES).unwrap();
         let vcpus = guest.create_vcpus().unwrap();
         let sink = BitmapSink::new(guest.ram().clone());
-        let collector = ReaperBuilder::new(guest.vm(), size, sink)
-            .unwrap()
-            .slot(guest.data_slots()[0].memory_slot())
-            .unwrap()
-            .vcpu(vcpus[0].fd())
-            .unwrap()
-            .into_collector();
+        rings.set_sink(Box::new(sink)).unwrap();
+        rings.add_slot(guest.data_slots()[0].memory_slot()).unwrap();
+        rings.add_vcpu(vcpus[0].fd()).unwrap();
+        let collector = Collector::new(rings);
         guest.set_logging(true).unwrap();
         guest.params()[0].set(16384, 0).unwrap();
         let (sender, emptied) = channel();
@@ -70,8 +67,8 @@ fn empty(collector: &mut Collector<KvmRings>, sender: &Sender<Emptied>) -> Resul
     let begin = Instant::now();
     std::hint::black_box(collector.backend().rings()[0].occupancy());
     let peeked = Instant::now();
-    collector.begin_pass(Now(0), Scope::All, |_| ());
-    let (entries, _) = collector.harvest(Now(0));
+    collector.begin_pass(Now(0), Scope::Planned, |_| ());
+    let (entries, _) = collector.harvest(Now(0))?;
     let between = Instant::now();
     while !collector.settle()? {}
     let emptied = Emptied {

@@ -1,5 +1,7 @@
 //! What can go wrong, and what to do about it.
 
+use std::sync::Arc;
+
 use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::controller::StateError;
 use dirty_ring_core::size::RingSizeError;
@@ -7,6 +9,27 @@ use dirty_ring_core::slots::SlotError;
 use kvm_ioctls::Error as KvmError;
 
 use crate::sink::SinkError;
+
+/// What the rings' backend may fail with.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingsError {
+    /// `KVM_RESET_DIRTY_RINGS` failed.
+    #[error("KVM_RESET_DIRTY_RINGS failed")]
+    Reset(#[source] KvmError),
+
+    /// The signals that would interrupt a reset can't be blocked.
+    #[error("signals can't be blocked around a reset: is rt_sigprocmask allowed?")]
+    Signals(#[source] Arc<std::io::Error>),
+
+    /// The sink returned this.
+    #[error("the sink failed")]
+    Sink(#[source] Arc<dyn std::error::Error + Send + Sync>),
+
+    /// The sink panicked.
+    #[error("the sink panicked: {0}")]
+    SinkPanicked(Arc<str>),
+}
 
 /// An error of the KVM backend.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +69,61 @@ pub enum Error {
 
     /// Mapping a vCPU's ring failed.
     #[error(
-        "the dirty ring of vCPU {vcpu} can't be mapped: was the ring enabled before the vCPU was \
-         created?"
+        "the dirty ring of vCPU {vcpu} can't be mapped with {entries} entries: were rings of that \
+         size enabled before the vCPU was created?"
     )]
     Map {
         /// The vCPU's index.
         vcpu: usize,
-        /// The error of `mmap`.
+        /// Entries asked for.
+        entries: u32,
+        /// The error of `mmap` or `madvise`.
         source: KvmError,
+    },
+
+    /// The ring has more entries than it was said to have.
+    #[error(
+        "the dirty ring of vCPU {vcpu} has more than {entries} entries: give the size that was \
+         enabled for this VM"
+    )]
+    LargerRing {
+        /// The vCPU's index.
+        vcpu: usize,
+        /// Entries that it was said to have.
+        entries: u32,
+    },
+
+    /// Two vCPUs were given the same ring.
+    #[error(
+        "vCPU {vcpu} has the same dirty ring as vCPU {other}: give each vCPU's descriptor once"
+    )]
+    MappedTwice {
+        /// The vCPU's index.
+        vcpu: usize,
+        /// The vCPU that has the ring already.
+        other: usize,
+    },
+
+    /// A ring that was said to be new was reaped before.
+    #[error(
+        "the dirty ring of vCPU {vcpu} is not fresh: it was reaped before; go on with the tracker \
+         that reaped it, or give the ring's saved state"
+    )]
+    NotFresh {
+        /// The vCPU's index.
+        vcpu: usize,
+    },
+
+    /// The entries of a ring don't fit its saved position.
+    #[error(
+        "the dirty ring of vCPU {vcpu} does not fit its saved position {position}: it belongs to \
+         another ring or another time; resync the rings and count all memory as dirty"
+    )]
+    WrongPosition {
+        /// The vCPU's index.
+        vcpu: usize,
+        /// The position.
+        position: u32,
     },
 
     /// The VM's file descriptor can't be duplicated.
@@ -70,20 +140,31 @@ pub enum Error {
 
     /// The rings can't be reaped any more.
     #[error(transparent)]
-    Collect(#[from] CollectError<KvmError>),
+    Collect(#[from] CollectError<RingsError>),
 
     /// A saved state doesn't fit.
     #[error(transparent)]
     State(#[from] StateError),
 
     /// A vCPU index without a ring.
-    #[error("there is no vCPU {vcpu}: this reaper has {vcpus}")]
+    #[error("there is no vCPU {vcpu}: this tracker has {vcpus}")]
     NoSuchVcpu {
         /// The index asked for.
         vcpu: usize,
         /// How many there are.
         vcpus: usize,
     },
+
+    /// A reaper of this tracker is there already.
+    #[error("this tracker has a reaper already: stop it first")]
+    HasReaper,
+
+    /// A sink, a listener or a change of memory slots called the tracker that called it.
+    #[error(
+        "the tracker was called from inside a sink, a listener or a change of memory slots: make \
+         the call after that has returned"
+    )]
+    Reentrant,
 
     /// The thread can't be started.
     #[error("the reaper thread can't be started")]
@@ -93,12 +174,11 @@ pub enum Error {
     #[error("the reaper thread can't block its signals")]
     Signals(#[source] std::io::Error),
 
-    /// The reaper has ended: it was stopped, or it failed and said why when it was stopped.
-    #[error("the reaper has ended: nothing is reaped any more; see what stop() returned")]
-    Ended,
-
-    /// The thread panicked: a sink or a listener of the embedder's did.
-    #[error("the reaper thread panicked (in a sink or a listener?): {0}")]
+    /// The reaper's thread panicked: a controller or a listener did.
+    #[error(
+        "the reaper has ended, its thread panicked (in a controller or a listener?): {0}; stop it \
+         and start another"
+    )]
     Panicked(String),
 
     /// The embedder's way of kicking vCPUs out of guest mode failed.

@@ -1,32 +1,36 @@
-//! KVM dirty rings: negotiation, mmapped rings, the reaper thread and the vCPU's side.
+//! KVM dirty rings: negotiation, mmapped rings, the tracker of a VM, the reaper thread and the vCPU's
+//! side.
 //!
 //! What a VMM does, in order:
 //!
 //! 1. [`Support::probe`] and [`Support::enable`], before the first vCPU exists;
-//! 2. [`ReaperBuilder`]: give it the memory slots, the vCPUs and a [`PageSink`], start it;
-//! 3. on `KVM_EXIT_DIRTY_RING_FULL` ([`EXIT_DIRTY_RING_FULL`]) call
-//!    [`VcpuHandle::on_ring_full`] on the vCPU's thread;
-//! 4. [`ReaperHandle::kick`], [`flush`](ReaperHandle::flush), [`stats`](ReaperHandle::stats) at
-//!    any time; [`stop`](ReaperHandle::stop) drains the rings once more and ends.
+//! 2. give the [`KvmRings`] that it gets the vCPUs and the memory slots, and make a [`Tracker`] of them,
+//!    for as long as the VM lives;
+//! 3. on `KVM_EXIT_DIRTY_RING_FULL` ([`EXIT_DIRTY_RING_FULL`]) call [`VcpuHandle::on_ring_full`] on the
+//!    vCPU's thread;
+//! 4. when tracking begins, switch logging of the slots on and start a [reaper](Tracker::reaper) with a
+//!    [`PageSink`]; when it ends, switch logging off and [`stop`](ReaperHandle::stop) the reaper. Both as
+//!    often as need be, with vCPUs running;
+//! 5. [`Tracker::flush`] and [`stats`](Tracker::stats) at any time.
 //!
 //! ```no_run
 //! use dirty_ring_core::controller::Policy;
-//! use dirty_ring_kvm::{BitmapSink, EXIT_DIRTY_RING_FULL, MemorySlot, ReaperBuilder, Support};
+//! use dirty_ring_kvm::{BitmapSink, EXIT_DIRTY_RING_FULL, MemorySlot, Support, Tracker};
 //! use kvm_ioctls::{Kvm, VcpuExit};
 //! use vm_memory::{GuestAddress, GuestMemoryMmap, bitmap::AtomicBitmap};
 //!
 //! # fn embed(memory: GuestMemoryMmap<AtomicBitmap>) -> Result<(), Box<dyn std::error::Error>> {
 //! let kvm = Kvm::new()?;
 //! let vm = kvm.create_vm()?;
-//! let size = Support::probe(&kvm)?.enable(&vm, 4096)?;
-//! // ... KVM_SET_USER_MEMORY_REGION with KVM_MEM_LOG_DIRTY_PAGES ...
+//! let support = Support::probe(&kvm)?;
+//! let mut rings = support.enable(&vm, support.max_entries)?;
 //! let mut vcpu = vm.create_vcpu(0)?;
+//! rings.add_vcpu(&vcpu)?;
+//! rings.add_slot(MemorySlot::new(0, GuestAddress(0), 1 << 18))?;
+//! let size = rings.size();
+//! let tracker = Tracker::new(rings)?;
 //!
-//! let reaper = ReaperBuilder::new(&vm, size, BitmapSink::new(memory))?
-//!     .slot(MemorySlot::new(0, GuestAddress(0), 1 << 18))?
-//!     .vcpu(&vcpu)?
-//!     .start(Policy::deadline(size))?;
-//! let ring = reaper.vcpu(0)?;
+//! let ring = tracker.vcpu(0)?;
 //! std::thread::spawn(move || loop {
 //!     match vcpu.run().expect("KVM_RUN") {
 //!         VcpuExit::Unsupported(EXIT_DIRTY_RING_FULL) => {
@@ -35,14 +39,40 @@
 //!         _ => { /* the VMM's other exits */ }
 //!     }
 //! });
+//!
+//! // A migration begins: KVM_SET_USER_MEMORY_REGION with KVM_MEM_LOG_DIRTY_PAGES, and:
+//! let reaper = tracker.reaper(BitmapSink::new(memory)).start(Policy::deadline(size))?;
+//! tracker.flush(|| Ok::<(), std::io::Error>(/* kick each vCPU out of guest mode */ ()))?;
+//! // ... KVM_SET_USER_MEMORY_REGION without it, and:
+//! reaper.stop()?;
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # When something goes wrong
+//!
+//! No failure is told only once. [`CollectError`](dirty_ring_core::collector::CollectError) says which
+//! there are:
+//!
+//! | what happened | vCPUs | `flush`, `stop` | what to do |
+//! |---|---|---|---|
+//! | an entry named no registered page | go on | an error each time | register every slot that is logged; begin the migration again after a [`resync`](Tracker::resync) |
+//! | resets were interrupted | go on | nothing is lost: the pages concerned are published with each flush | nothing; an error only where they were too many |
+//! | a ring overran, or a position is wrong | an error at ring-full | an error each time | stop the reaper, [`resync`](Tracker::resync), begin again |
+//! | the sink failed or panicked | an error at ring-full | an error each time | stop the reaper; the next one's sink gets the pages |
+//! | a controller or a listener panicked | an error at ring-full | an error each time | stop the reaper, start another |
+//!
+//! What can't be seen: a reset that was interrupted after its last entry by something that doesn't make
+//! the thread sleep, which is a SIGSTOP and a SIGCONT within a few microseconds, or task work of io_uring
+//! on the thread that resets.
+//!
+//! # System calls
+//!
 //! A VMM with a seccomp filter has to let the reaper's thread call `ioctl` (`KVM_RESET_DIRTY_RINGS`),
-//! `futex`, `rt_sigprocmask`, `prctl` (`PR_SET_TIMERSLACK`), `sched_getattr`, `sched_setattr` and
-//! `clock_gettime`. vCPU threads (on ring-full) and the thread that flushes call `ioctl`, `futex`,
-//! `rt_sigprocmask` and `clock_gettime`; the thread that maps a ring calls `mmap` and `madvise`.
+//! `futex`, `rt_sigprocmask`, `getrusage`, `prctl` (`PR_SET_TIMERSLACK`), `sched_getattr`,
+//! `sched_setattr` and `clock_gettime`. vCPU threads (on ring-full) and the thread that flushes call
+//! `ioctl`, `futex`, `rt_sigprocmask`, `getrusage` and `clock_gettime`; the thread that maps a ring calls
+//! `mmap`, `munmap` and `madvise`.
 //!
 //! Pages appear in the sink only after the reset that follows their harvest. Writes that the VMM
 //! itself makes to guest memory never reach a ring and must be OR-ed in. vm-memory does so by
@@ -51,8 +81,8 @@
 #![deny(unsafe_code)]
 
 mod arch;
+mod backlog;
 mod error;
-mod handles;
 mod host;
 mod mapping;
 mod reaper;
@@ -62,16 +92,17 @@ mod sink;
 mod slots;
 mod stats;
 mod support;
+mod tracker;
 // All `unsafe` blocks of the crate are here.
 #[allow(unsafe_code)]
 mod sys;
 
-pub use error::Error;
-pub use handles::{MemoryUpdate, ReaperHandle, ReaperState, Stopped, VcpuHandle};
+pub use error::{Error, RingsError};
 pub use mapping::MappedRing;
-pub use reaper::ReaperBuilder;
+pub use reaper::{ReaperBuilder, ReaperHandle, Stopped};
 pub use rings::KvmRings;
-pub use sink::{BitmapSink, PageSink, SinkError};
+pub use sink::{BitmapSink, PageSink, SinkError, SinkFailure};
 pub use slots::MemorySlot;
-pub use stats::{ReaperStats, VcpuStats};
+pub use stats::{BadEntry, ReaperStats, VcpuStats};
 pub use support::{EXIT_DIRTY_RING_FULL, Flavour, Support};
+pub use tracker::{MemoryUpdate, Tracker, TrackerState, VcpuHandle};

@@ -9,7 +9,7 @@ use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 use crate::host;
-use crate::sys::{EntryMapping, SharedEntry};
+use crate::sys::{self, EntryMapping, SharedEntry};
 
 /// The entries of one vCPU's ring, shared with KVM.
 ///
@@ -26,12 +26,38 @@ impl MappedRing {
     /// `size`.
     ///
     /// # Errors
-    /// [`Error::Map`].
+    /// [`Error::Map`] where it can't be mapped or is smaller, [`Error::LargerRing`].
     pub fn map(vcpu: usize, vcpu_fd: &VcpuFd, size: RingSize) -> Result<Self, Error> {
         let offset = i64::from(KVM_DIRTY_LOG_PAGE_OFFSET) * i64::from(host::page_bytes());
-        EntryMapping::new(vcpu_fd, size.entries() as usize, offset)
-            .map(|mapping| Self { mapping, size })
-            .map_err(|source| Error::Map { vcpu, source })
+        let refused = |source| Error::Map {
+            vcpu,
+            entries: size.entries(),
+            source,
+        };
+        let mapping =
+            EntryMapping::new(vcpu_fd, size.entries() as usize, offset).map_err(refused)?;
+        mapping.populate().map_err(refused)?;
+        if sys::ring_goes_on(vcpu_fd, offset + i64::from(size.bytes())) {
+            return Err(Error::LargerRing {
+                vcpu,
+                entries: size.entries(),
+            });
+        }
+        Ok(Self { mapping, size })
+    }
+
+    /// Returns whether `other` maps the same ring: a mark that is left in the one is seen in the
+    /// other. The mark is left in the page number of entry `index`, which must not be in use.
+    pub(crate) fn is_same_ring(&self, other: &Self, index: u32) -> bool {
+        const MARKS: [u64; 2] = [0x5555_5555_5555_5555, 0xaaaa_aaaa_aaaa_aaaa];
+        let (mine, others) = (&self.entry(index).offset, &other.entry(index).offset);
+        let before = mine.load(Ordering::Relaxed);
+        let is_seen = MARKS.iter().all(|mark| {
+            mine.store(*mark, Ordering::Release);
+            others.load(Ordering::Acquire) == *mark
+        });
+        mine.store(before, Ordering::Release);
+        is_seen
     }
 
     fn entry(&self, index: u32) -> &SharedEntry {
@@ -61,5 +87,11 @@ impl EntryMemory for MappedRing {
     fn store_flags(&self, index: u32, flags: EntryFlags) {
         let entry = self.entry(index);
         entry.flags.store(flags.bits(), Ordering::Release);
+    }
+
+    fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        let flags = &self.entry(index).flags;
+        // Where it fails, the entry isn't what the caller took it for any more.
+        let _ = flags.compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed);
     }
 }

@@ -1,116 +1,83 @@
-//! The reaper thread, and the builder that starts it.
+//! The reaper thread: the builder that starts it, and its owner's handle.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
-use dirty_ring_core::controller::Controller;
-use dirty_ring_core::planner::{Events, NoEvents, Planner, PlannerState};
+use dirty_ring_core::collector::CollectError;
+use dirty_ring_core::controller::{Controller, Policy};
+use dirty_ring_core::planner::{Events, NoEvents, PassRecord, Phase, Planner, PlannerState};
 use dirty_ring_core::reaper::{Reaper, Turn};
-use dirty_ring_core::ring::{RingPosition, RingState};
-use dirty_ring_core::size::RingSize;
-use kvm_ioctls::{Error as KvmError, VcpuFd, VmFd};
 
-use crate::error::Error;
-use crate::handles::ReaperHandle;
-use crate::host::{self, Clock, lock};
-use crate::mapping::MappedRing;
-use crate::rings::KvmRings;
-use crate::session::{Progress, Session};
+use crate::error::{Error, RingsError};
+use crate::host::{self, lock};
+use crate::session::{Pages, Progress, Session};
 use crate::sink::PageSink;
-use crate::slots::MemorySlot;
-use crate::sys;
+use crate::stats::ReaperStats;
 
-/// Puts a reaper together: the VM's rings, its memory slots, a sink.
+/// Puts a reaper together, which [`Tracker::reaper`](crate::Tracker::reaper) begins.
 pub struct ReaperBuilder {
-    rings: KvmRings,
-    clock: Clock,
-    size: RingSize,
-    mode: RingFullMode,
+    session: Arc<Session>,
+    sink: Box<dyn PageSink>,
     events: Box<dyn Events + Send>,
+    on_end: Box<OnEnd>,
 }
 
-impl fmt::Debug for ReaperBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReaperBuilder")
-            .field("rings", &self.rings)
-            .field("size", &self.size)
-            .field("mode", &self.mode)
-            .finish_non_exhaustive()
-    }
+type OnEnd = dyn FnOnce(Result<(), &Error>) + Send;
+
+/// A running reaper. Dropping it stops it as [`stop`](Self::stop) does; an error goes unreported.
+pub struct ReaperHandle<C: Controller = Policy> {
+    session: Arc<Session>,
+    planner: Arc<Mutex<PlannerState<C::State>>>,
+    thread: Option<JoinHandle<Option<Reaper<C>>>>,
+    is_over: bool,
+}
+
+/// What a reaper that was stopped had done.
+#[derive(Clone, Debug)]
+pub struct Stopped<S> {
+    /// Its figures, the final drain included.
+    pub stats: ReaperStats,
+    /// The planner's state, for [`ReaperBuilder::resume`].
+    pub planner: PlannerState<S>,
+    /// Its last passes, oldest first.
+    pub history: Vec<PassRecord>,
 }
 
 impl ReaperBuilder {
-    /// Creates a builder for `vm`, whose rings were enabled with `size`; pages go to `sink`.
-    ///
-    /// # Errors
-    /// [`Error::Duplicate`].
-    pub fn new(vm: &VmFd, size: RingSize, sink: impl PageSink + 'static) -> Result<Self, Error> {
-        let vm = sys::duplicate(vm).map_err(Error::Duplicate)?;
-        Ok(Self {
-            rings: KvmRings::new(vm, Box::new(sink)),
-            clock: Clock::start(),
-            size,
-            mode: RingFullMode::default(),
+    pub(crate) fn new(session: Arc<Session>, sink: Box<dyn PageSink>) -> Self {
+        Self {
+            session,
+            sink,
             events: Box::new(NoEvents),
-        })
+            on_end: Box::new(|_| ()),
+        }
     }
 
-    /// Registers a memory slot whose pages are logged.
-    ///
-    /// # Errors
-    /// [`Error::Slot`], [`Error::Sink`].
-    pub fn slot(mut self, slot: MemorySlot) -> Result<Self, Error> {
-        self.rings.add_slot(slot)?;
-        Ok(self)
-    }
-
-    /// Maps the ring of the next vCPU: the first call is vCPU 0. More may be added later, see
-    /// [`ReaperHandle::add_vcpu`].
-    ///
-    /// # Errors
-    /// [`Error::Map`].
-    pub fn vcpu(self, vcpu: &VcpuFd) -> Result<Self, Error> {
-        self.vcpu_at(vcpu, RingPosition::START)
-    }
-
-    /// Maps the ring of the next vCPU where it was reaped before. `state` is what was saved of it,
-    /// or at least its position: KVM's own indices go on from there.
-    ///
-    /// # Errors
-    /// [`Error::Map`].
-    pub fn vcpu_at(mut self, vcpu: &VcpuFd, state: impl Into<RingState>) -> Result<Self, Error> {
-        let ring = MappedRing::map(self.rings.rings().len(), vcpu, self.size)?;
-        self.rings.add_ring(ring, &state.into(), self.clock.now());
-        Ok(self)
-    }
-
-    /// Sets what a vCPU does with its full ring; by default it takes one chunk of it.
-    #[must_use]
-    pub fn ring_full_mode(mut self, mode: RingFullMode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Sets what hears of each pass, on the reaper's thread. It must not call back into the reaper.
+    /// Sets what hears of each pass, on the reaper's thread.
     #[must_use]
     pub fn events(mut self, events: impl Events + Send + 'static) -> Self {
         self.events = Box::new(events);
         self
     }
 
-    /// Returns the rings without a thread, for a VMM that reaps in a loop of its own. Signals are
-    /// blocked during each reset.
-    pub fn into_collector(self) -> Collector<KvmRings> {
-        Collector::new(self.rings)
+    /// Sets what is called on the reaper's thread when it ends: with `Ok` after a stop, and with the
+    /// reason where it ended of itself. A VMM can wake its own loop there.
+    #[must_use]
+    pub fn on_end(mut self, on_end: impl FnOnce(Result<(), &Error>) + Send + 'static) -> Self {
+        self.on_end = Box::new(on_end);
+        self
     }
 
-    /// Starts the reaper thread, which lets `controller` decide.
+    /// Starts the reaper thread, which lets `controller` decide. The sink gets what was published
+    /// since the last reaper ended.
     ///
     /// # Errors
-    /// [`Error::Spawn`], [`Error::Signals`].
+    /// [`Error::HasReaper`]; [`Error::Sink`] where the sink refuses a slot, [`Error::Collect`] where it
+    /// doesn't take the pages, or where the rings can't be reaped; [`Error::Spawn`],
+    /// [`Error::Signals`], [`Error::Reentrant`].
     pub fn start<C>(self, controller: C) -> Result<ReaperHandle<C>, Error>
     where
         C: Controller + Send + 'static,
@@ -122,7 +89,7 @@ impl ReaperBuilder {
     /// Starts the reaper thread and goes on from a saved state.
     ///
     /// # Errors
-    /// [`Error::State`], [`Error::Spawn`], [`Error::Signals`].
+    /// [`Error::State`], and those of [`start`](Self::start).
     pub fn resume<C>(
         self,
         controller: C,
@@ -140,55 +107,95 @@ impl ReaperBuilder {
         C: Controller + Send + 'static,
         C::State: Send,
     {
-        let session = Session::new(self.rings, self.clock, self.size, self.mode);
-        session.update(|progress| progress.passes = planner.passes());
-        if session.with_rings(|rings| rings.rings().iter().any(|ring| ring.is_at_least(1))) {
-            // Rings of an earlier reaper may be nearly full.
-            session.collector.doorbell().ring_full();
-        }
-        let session = Arc::new(session);
+        let Self {
+            session,
+            sink,
+            mut events,
+            on_end,
+        } = self;
+        let collector = session.collector()?;
+        session.begin_reaper(planner.passes())?;
         let state = Arc::new(Mutex::new(planner.state()));
+        // From here on the handle ends the reaper, whatever comes.
+        let mut handle = ReaperHandle {
+            session: Arc::clone(&session),
+            planner: Arc::clone(&state),
+            thread: None,
+            is_over: false,
+        };
+        collector.with(|collector| {
+            collector.check_reaping()?;
+            collector.backend_mut().set_sink(sink)
+        })?;
+        let doorbell = collector.doorbell();
+        let seen = doorbell.seen_now();
+        if collector.with(|it| it.backend().rings().iter().any(|ring| ring.is_at_least(1))) {
+            // What was logged before may nearly fill a ring.
+            doorbell.ring_full();
+        }
         let (ready, is_ready) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("dirty-ring-reaper".into())
             .spawn({
-                let (session, state) = (Arc::clone(&session), Arc::clone(&state));
-                let mut events = self.events;
+                let session = Arc::clone(&session);
                 move || {
-                    let _ending = Ending(&session);
-                    host::wake_precisely();
                     let blocked = host::block_signals();
                     let is_blocked = blocked.is_ok();
+                    session.update(|progress| progress.thread = Some(thread::current().id()));
                     let _ = ready.send(blocked);
-                    let mut reaper = Reaper::new(planner);
-                    if is_blocked
-                        && let Err(failure) = run(&session, &mut reaper, &state, &mut *events)
-                    {
-                        session.update(|progress| progress.failure = Some(failure));
+                    if !is_blocked {
+                        return None;
                     }
-                    reaper
+                    host::wake_precisely();
+                    let mut reaper = Reaper::following(planner, seen);
+                    let ended = catch_unwind(AssertUnwindSafe(|| {
+                        run(&session, &mut reaper, &state, &mut *events)
+                    }));
+                    end(&session, &ended, on_end);
+                    Some(reaper)
                 }
-            })
-            .map_err(Error::Spawn)?;
-        let handle = ReaperHandle::new(session, state, thread);
+            });
+        handle.thread = Some(thread.map_err(Error::Spawn)?);
         match is_ready.recv() {
-            Ok(Ok(())) => Ok(handle),
             Ok(Err(error)) => Err(Error::Signals(error)),
-            Err(_) => Err(Error::Ended),
+            _ => Ok(handle),
         }
     }
 }
 
-/// Notes that the thread has ended, even if it panics.
-struct Ending<'s>(&'s Session);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.update(|progress| {
-            progress.has_ended = true;
-            progress.phase = dirty_ring_core::planner::Phase::Idle;
-        });
+impl fmt::Debug for ReaperBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReaperBuilder").finish_non_exhaustive()
     }
+}
+
+/// Notes how the thread ended, and says so.
+fn end(
+    session: &Session,
+    ended: &thread::Result<Result<(), CollectError<RingsError>>>,
+    on_end: Box<OnEnd>,
+) {
+    let error = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(failure)) => Some(failure.clone().into()),
+        Err(panic) => {
+            let message = host::panic_message(&**panic);
+            session.note_panic(message);
+            Some(Error::Panicked(message.to_owned()))
+        }
+    };
+    session.update(|progress| {
+        progress.has_ended = true;
+        progress.phase = Phase::Idle;
+    });
+    if let Some(error) = &error {
+        tracing::error!(%error, "the reaper has ended");
+    }
+    if session.is_abandoned() {
+        let _ = session.with(release);
+        session.end_reaper();
+    }
+    on_end(error.as_ref().map_or(Ok(()), Err));
 }
 
 /// Runs the reaper until it is done, and keeps the session's progress up to date.
@@ -197,7 +204,7 @@ fn run<C: Controller>(
     reaper: &mut Reaper<C>,
     state: &Mutex<PlannerState<C::State>>,
     events: &mut dyn Events,
-) -> Result<(), CollectError<KvmError>> {
+) -> Result<(), CollectError<RingsError>> {
     let mut has_waited = false;
     let mut passes = reaper.planner().passes();
     let watch = |reaper: &Reaper<C>, turn: Turn| {
@@ -221,5 +228,78 @@ fn run<C: Controller>(
         });
         has_waited = matches!(turn, Turn::Wait { .. });
     };
-    reaper.run(&session.collector, || session.clock.now(), watch)
+    reaper.run(session.own_collector(), || session.clock.now(), watch)
+}
+
+impl<C: Controller> ReaperHandle<C> {
+    /// Asks the reaper for a pass over all rings, without waiting for it.
+    pub fn kick(&self) {
+        self.session.own_collector().doorbell().kick();
+    }
+
+    /// Returns the planner's state as of the last pass, while the reaper runs on.
+    pub fn planner_state(&self) -> PlannerState<C::State> {
+        *lock(&self.planner)
+    }
+
+    /// Stops the reaper: it drains the rings once more, publishes, and ends. What vCPUs dirty from
+    /// then on stays in their rings, or is kept for the next reaper's sink; nothing is lost.
+    ///
+    /// # Errors
+    /// Why the reaper ended before, or failed to drain the rings, or that pages were lost. The reaper is
+    /// gone all the same, and what it leaves is with the tracker: see
+    /// [`Tracker::stats`](crate::Tracker::stats) and [`Tracker::state`](crate::Tracker::state).
+    /// [`Error::Reentrant`] in a sink, a listener or a change of memory slots; the reaper then ends as
+    /// soon as that returns.
+    pub fn stop(mut self) -> Result<Stopped<C::State>, Error> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Stopped<C::State>, Error> {
+        self.is_over = true;
+        let session = &*self.session;
+        session.own_collector().doorbell().stop();
+        if session.is_reaper_thread() || session.collector().is_err() {
+            session.update(|progress| progress.is_abandoned = true);
+            return Err(Error::Reentrant);
+        }
+        // A panic of the reaper was caught, and noted.
+        let reaper = self.thread.take().and_then(|thread| thread.join().ok());
+        let progress = session.end_reaper().unwrap_or_default();
+        session.with(release)??;
+        if let Some(message) = progress.panic {
+            return Err(Error::Panicked(message));
+        }
+        Ok(Stopped {
+            stats: session.stats_of(&progress)?,
+            planner: self.planner_state(),
+            history: reaper
+                .iter()
+                .flatten()
+                .flat_map(|reaper| reaper.planner().history().copied())
+                .collect(),
+        })
+    }
+}
+
+/// Releases the sink of a reaper that has ended; fails where the log is incomplete.
+fn release(collector: &mut Pages) -> Result<(), CollectError<RingsError>> {
+    let checked = collector.check();
+    collector.backend_mut().remove_sink();
+    collector.forgive_publication();
+    checked
+}
+
+impl<C: Controller> Drop for ReaperHandle<C> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = self.end();
+        }
+    }
+}
+
+impl<C: Controller> fmt::Debug for ReaperHandle<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReaperHandle").finish_non_exhaustive()
+    }
 }

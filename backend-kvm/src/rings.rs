@@ -2,80 +2,211 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use dirty_ring_core::backend::Backend;
+use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
-use dirty_ring_core::ring::{Ring, RingState};
-use dirty_ring_core::time::Instant;
-use kvm_ioctls::Error as KvmError;
+use dirty_ring_core::ring::{Ring, RingPosition, RingState};
+use dirty_ring_core::size::RingSize;
+use kvm_ioctls::{VcpuFd, VmFd};
 
-use crate::error::Error;
-use crate::host;
+use crate::backlog::Backlog;
+use crate::error::{Error, RingsError};
+use crate::host::{self, Clock};
 use crate::mapping::MappedRing;
-use crate::sink::PageSink;
+use crate::sink::{PageSink, SinkFailure};
 use crate::slots::{MemorySlot, Slots};
 use crate::sys;
 
-/// The mapped rings of one VM, its registered memory and its sink.
+/// Times that a ring is checked against its position while its vCPU may be logging.
+const POSITION_CHECKS: u32 = 5;
+
+/// The dirty rings of one VM, which [`Support::enable`](crate::Support::enable) returns: their mappings
+/// and positions, the registered memory slots, and the sink.
+///
+/// It lives as long as the VM. Give it to a [`Tracker`](crate::Tracker), or to a
+/// [`Collector`](dirty_ring_core::collector::Collector) of your own. There is one for each VM, so no two
+/// reapers can reap its rings, and no position is ever forgotten.
 pub struct KvmRings {
     vm: OwnedFd,
+    clock: Clock,
+    size: RingSize,
     rings: Vec<Ring<MappedRing>>,
     slots: Slots,
-    sink: Box<dyn PageSink>,
+    sink: Option<Box<dyn PageSink>>,
+    /// What was published while there was no sink.
+    backlog: Backlog,
 }
 
 impl fmt::Debug for KvmRings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KvmRings")
             .field("vm", &self.vm)
+            .field("size", &self.size)
             .field("rings", &self.rings)
             .finish_non_exhaustive()
     }
 }
 
 impl KvmRings {
-    pub(crate) fn new(vm: OwnedFd, sink: Box<dyn PageSink>) -> Self {
-        Self {
-            vm,
+    /// Creates the rings of `vm`, which were enabled with `size` elsewhere: by the process that this
+    /// one took the VM over from, or by the VMM itself. Give each vCPU's ring with its saved state.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`].
+    pub fn enabled_elsewhere(vm: &VmFd, size: RingSize) -> Result<Self, Error> {
+        Ok(Self {
+            vm: sys::duplicate(vm).map_err(Error::Duplicate)?,
+            clock: Clock::start(),
+            size,
             rings: Vec::new(),
             slots: Slots::default(),
-            sink,
-        }
+            sink: None,
+            backlog: Backlog::default(),
+        })
     }
 
-    /// Adds the ring of the next vCPU; returns its index.
-    pub(crate) fn add_ring(
+    /// Returns the size of each ring.
+    pub const fn size(&self) -> RingSize {
+        self.size
+    }
+
+    /// Maps the ring of the next vCPU, and returns its index: the first one is vCPU 0.
+    ///
+    /// # Errors
+    /// [`Error::Map`], [`Error::LargerRing`], [`Error::MappedTwice`], [`Error::NotFresh`].
+    pub fn add_vcpu(&mut self, vcpu: &VcpuFd) -> Result<usize, Error> {
+        self.add_vcpu_at(vcpu, RingPosition::START)
+    }
+
+    /// Maps the ring of the next vCPU where it was reaped before, by another process: `state` is what
+    /// that one saved of it, or at least its position.
+    ///
+    /// # Errors
+    /// [`Error::Map`], [`Error::LargerRing`], [`Error::MappedTwice`], and [`Error::NotFresh`] or
+    /// [`Error::WrongPosition`] where the ring's entries show it. A position that is wrong in a ring
+    /// without entries is found by the first pass or drain that meets one.
+    pub fn add_vcpu_at(
         &mut self,
-        memory: MappedRing,
-        state: &RingState,
-        now: Instant,
-    ) -> usize {
-        self.rings.push(Ring::from_state(memory, state, now));
-        self.rings.len() - 1
+        vcpu: &VcpuFd,
+        state: impl Into<RingState>,
+    ) -> Result<usize, Error> {
+        let index = self.rings.len();
+        let memory = MappedRing::map(index, vcpu, self.size)?;
+        let state = state.into();
+        let ring = Ring::from_state(memory, &state, self.clock.now());
+        check_position(index, &ring)?;
+        let unused = state.position.index().wrapping_sub(1);
+        let mut others = self.rings.iter();
+        if let Some(other) =
+            others.position(|other| ring.memory().is_same_ring(other.memory(), unused))
+        {
+            return Err(Error::MappedTwice { vcpu: index, other });
+        }
+        self.rings.push(ring);
+        Ok(index)
     }
 
-    pub(crate) fn add_slot(&mut self, slot: MemorySlot) -> Result<(), Error> {
+    /// Registers a memory slot whose pages are logged.
+    ///
+    /// # Errors
+    /// [`Error::Slot`], [`Error::Sink`].
+    pub fn add_slot(&mut self, slot: MemorySlot) -> Result<(), Error> {
         self.slots.insert(slot)?;
-        if let Err(error) = self.sink.add_slot(slot) {
-            self.slots.remove(slot.id);
-            return Err(error.into());
-        }
+        let added = self
+            .sink
+            .as_mut()
+            .map_or(Ok(()), |sink| sink.add_slot(slot));
+        added.inspect_err(|_| _ = self.slots.remove(slot.id))?;
         Ok(())
     }
 
-    /// Removes a slot; returns whether it was there. The rings must be drained.
-    pub(crate) fn remove_slot(&mut self, slot: SlotId) -> bool {
+    /// Forgets a slot that was removed; returns whether it was there. Drain the rings before.
+    pub fn remove_slot(&mut self, slot: SlotId) -> bool {
         let known = self.slots.remove(slot);
         if known {
-            self.sink.remove_slot(slot);
+            self.backlog.remove(slot);
+            if let Some(sink) = &mut self.sink {
+                sink.remove_slot(slot);
+            }
         }
         known
+    }
+
+    /// Sets the sink, which gets all slots, and all pages that were published without one.
+    ///
+    /// # Errors
+    /// [`Error::Sink`] where it refuses a slot, [`Error::Collect`] where it doesn't take the pages; it
+    /// isn't set then.
+    pub fn set_sink(&mut self, mut sink: Box<dyn PageSink>) -> Result<(), Error> {
+        for slot in self.slots.iter() {
+            sink.add_slot(*slot)?;
+        }
+        for slot in self.slots.iter() {
+            let given = guarded(|| {
+                self.backlog
+                    .give(slot.id, |pages| sink.publish(slot, pages))
+            });
+            given.map_err(dirty_ring_core::collector::CollectError::Publish)?;
+        }
+        self.sink = Some(sink);
+        Ok(())
+    }
+
+    /// Removes the sink. What is published from now on is kept for the next one.
+    pub fn remove_sink(&mut self) {
+        self.sink = None;
+    }
+
+    /// Returns how many pages were published without a sink and are kept for the next one.
+    pub fn backlog(&self) -> u64 {
+        self.backlog.len()
+    }
+
+    /// Returns those pages.
+    pub(crate) fn backlog_pages(&self) -> impl Iterator<Item = DirtyGfn> {
+        self.backlog.pages()
+    }
+
+    /// Returns the clock by which the rings are watched.
+    pub(crate) const fn clock(&self) -> Clock {
+        self.clock
+    }
+}
+
+/// Checks whether the entries of a ring can be those of a ring at its position.
+fn check_position(vcpu: usize, ring: &Ring<MappedRing>) -> Result<(), Error> {
+    let position = ring.position();
+    // A vCPU that logs pages meanwhile may make a sound ring look odd once.
+    let fits = (0..POSITION_CHECKS).any(|_| match position {
+        RingPosition::START => ring.is_fresh(),
+        _ => ring.fits_position(),
+    });
+    match position {
+        _ if fits => Ok(()),
+        RingPosition::START => Err(Error::NotFresh { vcpu }),
+        _ => Err(Error::WrongPosition {
+            vcpu,
+            position: position.index(),
+        }),
+    }
+}
+
+/// Calls a sink; a panic is an error like any other.
+fn guarded(call: impl FnOnce() -> Result<(), SinkFailure>) -> Result<(), RingsError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(RingsError::Sink(error.into())),
+        Err(panic) => Err(RingsError::SinkPanicked(
+            host::panic_message(&*panic).into(),
+        )),
     }
 }
 
 impl Backend for KvmRings {
     type Memory = MappedRing;
-    type Error = KvmError;
+    type Error = RingsError;
 
     fn rings(&self) -> &[Ring<MappedRing>] {
         &self.rings
@@ -87,6 +218,10 @@ impl Backend for KvmRings {
 
     fn is_registered(&self, gfn: &DirtyGfn) -> bool {
         self.slots.contains(gfn)
+    }
+
+    fn was_removed(&self, slot: SlotId) -> bool {
+        self.slots.was_removed(slot)
     }
 
     fn reject(&mut self, ring: usize, gfn: &DirtyGfn) {
@@ -103,23 +238,46 @@ impl Backend for KvmRings {
             address_space = gfn.slot.address_space(),
             slot = gfn.slot.slot(),
             offset = gfn.offset,
-            "a dirty ring entry names no registered page; not published"
+            "a dirty ring entry names no registered page: a page is lost"
         );
     }
 
-    fn reset(&mut self) -> Result<u32, KvmError> {
-        // A signal would not only end the reset early: KVM forgets the entries that it has counted
-        // and not yet write-protected (up to 64, virt/kvm/dirty_ring.c, `kvm_dirty_ring_reset`),
-        // and the next write to them would be lost.
-        host::without_signals(|| sys::reset_dirty_rings(&self.vm))
+    fn reset(&mut self) -> Result<Reset, RingsError> {
+        // An interrupted reset forgets to protect the last pages that it counted, up to 64
+        // (virt/kvm/dirty_ring.c, `kvm_dirty_ring_reset`).
+        let (before, entries, after) = host::without_signals(|| {
+            let before = host::times_stopped();
+            let entries = sys::reset_dirty_rings(&self.vm);
+            (before, entries, host::times_stopped())
+        })
+        .map_err(|error| RingsError::Signals(Arc::new(error)))?;
+        Ok(Reset {
+            entries: entries.map_err(RingsError::Reset)?,
+            maybe_interrupted: before.is_none() || before != after,
+        })
     }
 
-    fn publish(&mut self, pages: &[DirtyGfn]) {
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), RingsError> {
         for pages in pages.chunk_by(|one, next| one.slot == next.slot) {
             // The slots don't change between harvest and publication: a change drains the rings.
-            if let Some(slot) = pages.first().and_then(|page| self.slots.get(page.slot)) {
-                self.sink.publish(slot, pages);
+            let Some(slot) = pages.first().and_then(|page| self.slots.get(page.slot)) else {
+                continue;
+            };
+            match &mut self.sink {
+                Some(sink) => guarded(|| sink.publish(slot, pages))?,
+                None => self.backlog.insert(slot.id, pages),
             }
         }
+        Ok(())
+    }
+
+    fn publish_all(&mut self) -> Result<(), RingsError> {
+        for slot in self.slots.iter() {
+            match &mut self.sink {
+                Some(sink) => guarded(|| sink.publish_all(slot))?,
+                None => self.backlog.insert_all(slot),
+            }
+        }
+        Ok(())
     }
 }

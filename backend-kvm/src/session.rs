@@ -1,100 +1,182 @@
-//! A reaping session: what the reaper thread, the vCPU threads and the owner share.
+//! What the threads of a tracker share: its collector, and how far its reaper is.
 
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
+use dirty_ring_core::collector::{Collector, RingFullMode};
 use dirty_ring_core::planner::{PassRecord, Phase};
 use dirty_ring_core::shared::SharedCollector;
-use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Micros;
-use kvm_ioctls::Error as KvmError;
 
 use crate::error::Error;
-use crate::host::{Clock, StdLock, StdPark, lock};
+use crate::host::{Clock, StdFairLock, StdPark, lock};
 use crate::rings::KvmRings;
-use crate::stats::{ReaperStats, VcpuStats};
+use crate::stats::{BadEntry, ReaperStats, VcpuStats};
+
+pub(crate) type Pages = Collector<KvmRings>;
 
 pub(crate) struct Session {
-    pub(crate) collector: SharedCollector<StdLock<Collector<KvmRings>>, AtomicU32, StdPark>,
+    collector: SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark>,
     pub(crate) clock: Clock,
-    pub(crate) size: RingSize,
     pub(crate) mode: RingFullMode,
-    progress: Mutex<Progress>,
+    /// The reaper's thread has panicked, and its owner hasn't been told yet.
+    has_panicked: AtomicBool,
+    reaper: Mutex<Option<Progress>>,
 }
 
-/// How far the reaper thread is.
-#[derive(Clone, Copy, Debug, Default)]
+/// How far the reaper's thread is.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
+    pub(crate) thread: Option<ThreadId>,
     pub(crate) phase: Phase,
     pub(crate) passes: u64,
     pub(crate) wakeups: u64,
     pub(crate) cpu: Option<Micros>,
     pub(crate) last_pass: Option<PassRecord>,
-    /// The thread has ended, for this reason if it failed.
+    /// The thread has ended of itself.
     pub(crate) has_ended: bool,
-    pub(crate) failure: Option<CollectError<KvmError>>,
+    /// What it said when it panicked.
+    pub(crate) panic: Option<String>,
+    /// Its owner can't wait for its end.
+    pub(crate) is_abandoned: bool,
 }
 
 impl Session {
-    pub(crate) fn new(rings: KvmRings, clock: Clock, size: RingSize, mode: RingFullMode) -> Self {
+    pub(crate) fn new(collector: Pages, clock: Clock, mode: RingFullMode) -> Self {
         Self {
-            collector: SharedCollector::new(
-                StdLock::new(Collector::new(rings)),
-                StdPark::new(clock),
-            ),
+            collector: SharedCollector::new(StdFairLock::new(collector), StdPark::new(clock)),
             clock,
-            size,
             mode,
-            progress: Mutex::new(Progress::default()),
+            has_panicked: AtomicBool::new(false),
+            reaper: Mutex::new(None),
         }
     }
 
-    pub(crate) fn progress(&self) -> Progress {
-        *lock(&self.progress)
+    /// Returns the shared collector, for a thread that doesn't hold its lock.
+    ///
+    /// # Errors
+    /// [`Error::Reentrant`] on a thread that does: a sink or a change of memory slots called.
+    pub(crate) fn collector(
+        &self,
+    ) -> Result<&SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark>, Error> {
+        if self.collector.lock().is_held_by_this_thread() {
+            return Err(Error::Reentrant);
+        }
+        Ok(&self.collector)
+    }
+
+    /// Returns the shared collector on the reaper's own thread, outside of any turn.
+    pub(crate) const fn own_collector(
+        &self,
+    ) -> &SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark> {
+        &self.collector
+    }
+
+    pub(crate) fn with<R>(&self, critical: impl FnOnce(&mut Pages) -> R) -> Result<R, Error> {
+        Ok(self.collector()?.with(critical))
+    }
+
+    /// Notes that a reaper begins. There must be none.
+    pub(crate) fn begin_reaper(&self, passes: u64) -> Result<(), Error> {
+        let mut reaper = lock(&self.reaper);
+        if reaper.is_some() {
+            return Err(Error::HasReaper);
+        }
+        *reaper = Some(Progress {
+            passes,
+            ..Progress::default()
+        });
+        Ok(())
+    }
+
+    /// Notes that the owner of the reaper has heard of its end; returns how far it came.
+    pub(crate) fn end_reaper(&self) -> Option<Progress> {
+        self.has_panicked.store(false, Ordering::Release);
+        lock(&self.reaper).take()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut lock(&self.progress));
-    }
-
-    pub(crate) fn with_rings<R>(&self, critical: impl FnOnce(&mut KvmRings) -> R) -> R {
-        self.collector
-            .with(|collector| critical(collector.backend_mut()))
-    }
-
-    /// Fails if the reaper thread has ended.
-    pub(crate) fn check_running(&self) -> Result<(), Error> {
-        let progress = self.progress();
-        match progress.failure {
-            Some(failure) => Err(failure.into()),
-            None if progress.has_ended => Err(Error::Ended),
-            None => Ok(()),
+        if let Some(progress) = &mut *lock(&self.reaper) {
+            change(progress);
         }
     }
 
-    pub(crate) fn stats(&self) -> ReaperStats {
-        let progress = self.progress();
-        self.collector.with(|collector| {
-            let vcpus = collector.backend().rings().iter().map(|ring| VcpuStats {
-                ring: ring.stats(),
-                position: ring.position(),
-                occupancy: ring.occupancy(),
-                mean_rate_per_s: ring.growth().meter().mean_per_s(),
-                max_rate_per_s: ring.growth().meter().max_per_s(),
-            });
-            ReaperStats {
-                phase: progress.phase,
-                passes: progress.passes,
-                has_ended: progress.has_ended,
-                wakeups: progress.wakeups,
-                cpu: progress.cpu,
-                totals: collector.totals(),
-                outstanding: collector.outstanding(),
-                last_pass: progress.last_pass,
-                vcpus: vcpus.collect(),
-            }
-        })
+    /// Notes that the reaper's thread panicked: nothing is reaped any more.
+    pub(crate) fn note_panic(&self, message: &str) {
+        self.update(|progress| progress.panic = Some(message.to_owned()));
+        self.has_panicked.store(true, Ordering::Release);
+    }
+
+    /// Fails if the reaper's thread has panicked. (Where it failed, the collector tells.)
+    pub(crate) fn check_reaper(&self) -> Result<(), Error> {
+        if !self.has_panicked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let panic = self
+            .reaper()
+            .as_ref()
+            .and_then(|reaper| reaper.panic.clone());
+        panic.map_or(Ok(()), |message| Err(Error::Panicked(message)))
+    }
+
+    /// Returns whether the reaper's owner can't wait for its end.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reaper()
+            .as_ref()
+            .is_some_and(|reaper| reaper.is_abandoned)
+    }
+
+    /// Returns whether the calling thread is the reaper's.
+    pub(crate) fn is_reaper_thread(&self) -> bool {
+        let reaper = self.reaper();
+        let thread = reaper.as_ref().and_then(|reaper| reaper.thread);
+        thread == Some(thread::current().id())
+    }
+
+    fn reaper(&self) -> MutexGuard<'_, Option<Progress>> {
+        lock(&self.reaper)
+    }
+
+    pub(crate) fn stats(&self) -> Result<ReaperStats, Error> {
+        let reaper = self.reaper().clone();
+        let has_reaper = reaper.is_some();
+        self.with(|collector| stats(has_reaper, &reaper.unwrap_or_default(), collector))
+    }
+
+    /// Returns the figures of a reaper that came as far as `progress`.
+    pub(crate) fn stats_of(&self, progress: &Progress) -> Result<ReaperStats, Error> {
+        self.with(|collector| stats(true, progress, collector))
+    }
+}
+
+fn stats(has_reaper: bool, progress: &Progress, collector: &Pages) -> ReaperStats {
+    let rings = collector.backend().rings().iter();
+    let vcpus = rings.map(|ring| VcpuStats {
+        ring: ring.stats(),
+        position: ring.position(),
+        is_lost: ring.is_lost(),
+        occupancy: ring.occupancy(),
+        mean_rate_per_s: ring.growth().meter().mean_per_s(),
+        max_rate_per_s: ring.growth().meter().max_per_s(),
+    });
+    ReaperStats {
+        has_reaper,
+        phase: progress.phase,
+        passes: progress.passes,
+        has_ended: progress.has_ended,
+        wakeups: progress.wakeups,
+        cpu: progress.cpu,
+        totals: collector.totals(),
+        outstanding: collector.outstanding(),
+        unpublished: collector.unpublished().len(),
+        backlog: collector.backend().backlog(),
+        suspects: collector.suspects().len(),
+        last_bad_entry: collector
+            .last_bad_entry()
+            .map(|(vcpu, gfn)| BadEntry { vcpu, gfn }),
+        last_pass: progress.last_pass,
+        vcpus: vcpus.collect(),
     }
 }

@@ -4,16 +4,22 @@ use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::backlog::Backlog;
 use crate::host;
 use crate::slots::MemorySlot;
+
+/// Why a sink didn't take pages.
+pub type SinkFailure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Takes the pages that were dirtied, after the reset that makes them safe to read.
 ///
 /// # What an implementer MUST do
 ///
-/// * Keep every page of [`publish`](Self::publish): it is offered once.
+/// * Keep every page of [`publish`](Self::publish), or return an error: a page is offered again only
+///   after an error, or where its reset was interrupted.
 /// * Be brief and not block: a vCPU may be waiting behind the same lock.
-/// * Not call back into the reaper: the lock is held.
+/// * Not call back into the tracker: the lock is held, and the call returns
+///   [`Error::Reentrant`](crate::Error::Reentrant).
 pub trait PageSink: Send {
     /// Adds a slot whose pages may be published from now on.
     ///
@@ -31,7 +37,21 @@ pub trait PageSink: Send {
 
     /// Takes dirty pages of `slot`, which was added. There is at least one, in the order in which
     /// they were logged; a page may come more than once.
-    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]);
+    ///
+    /// # Errors
+    /// Where it can't keep them. The sink is not called again; all the pages are kept for the next
+    /// one, and every caller of the tracker learns of the failure. A panic counts as an error.
+    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure>;
+
+    /// Takes all pages of `slot`, after a resynchronisation.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), which the default calls with portions of the slot.
+    fn publish_all(&mut self, slot: &MemorySlot) -> Result<(), SinkFailure> {
+        let mut all = Backlog::default();
+        all.insert_all(slot);
+        all.give(slot.id, |pages| self.publish(slot, pages))
+    }
 }
 
 impl<S: PageSink + ?Sized> PageSink for Box<S> {
@@ -43,8 +63,12 @@ impl<S: PageSink + ?Sized> PageSink for Box<S> {
         (**self).remove_slot(slot);
     }
 
-    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) {
-        (**self).publish(slot, pages);
+    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
+        (**self).publish(slot, pages)
+    }
+
+    fn publish_all(&mut self, slot: &MemorySlot) -> Result<(), SinkFailure> {
+        (**self).publish_all(slot)
     }
 }
 
@@ -63,6 +87,16 @@ pub struct SinkError {
     pub pages: u64,
 }
 
+impl SinkError {
+    fn of(slot: &MemorySlot) -> Self {
+        Self {
+            slot: slot.id.slot(),
+            address: slot.address.0,
+            pages: slot.pages,
+        }
+    }
+}
+
 /// Marks pages in the dirty bitmaps of a [`GuestMemoryBackend`], the way rust-vmm's VMMs keep
 /// them: read and clear them through `region.bitmap()`.
 #[derive(Debug)]
@@ -79,6 +113,12 @@ impl<M: GuestMemoryBackend> BitmapSink<M> {
             page_bytes: host::page_bytes().into(),
         }
     }
+
+    /// Returns the region around `slot`, which `add_slot` found.
+    fn region(&self, slot: &MemorySlot) -> Result<&M::R, SinkFailure> {
+        let region = self.memory.find_region(slot.address);
+        Ok(region.ok_or_else(|| SinkError::of(slot))?)
+    }
 }
 
 impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
@@ -88,19 +128,12 @@ impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
         let region = self.memory.find_region(slot.address);
         match (region, last) {
             (Some(region), Some(last)) if last <= region.last_addr() => Ok(()),
-            _ => Err(SinkError {
-                slot: slot.id.slot(),
-                address: slot.address.0,
-                pages: slot.pages,
-            }),
+            _ => Err(SinkError::of(&slot)),
         }
     }
 
-    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) {
-        // `add_slot` saw one region around the whole slot.
-        let Some(region) = self.memory.find_region(slot.address) else {
-            return;
-        };
+    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
+        let region = self.region(slot)?;
         let slot_offset = slot.address.unchecked_offset_from(region.start_addr());
         // Guests write runs of pages.
         for run in pages.chunk_by(|one, next| one.offset.checked_add(1) == Some(next.offset)) {
@@ -110,6 +143,15 @@ impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
                 region.bitmap().mark_dirty(begin as usize, bytes as usize);
             }
         }
+        Ok(())
+    }
+
+    fn publish_all(&mut self, slot: &MemorySlot) -> Result<(), SinkFailure> {
+        let region = self.region(slot)?;
+        let begin = slot.address.unchecked_offset_from(region.start_addr());
+        let bytes = slot.pages * self.page_bytes;
+        region.bitmap().mark_dirty(begin as usize, bytes as usize);
+        Ok(())
     }
 }
 
@@ -153,8 +195,10 @@ mod tests {
             slot: slot.id,
             offset,
         };
-        sink.publish(&low, &[gfn(&low, 0), gfn(&low, 1), gfn(&low, 13)]);
-        sink.publish(&high, &[gfn(&high, 14), gfn(&high, 15)]);
+        sink.publish(&low, &[gfn(&low, 0), gfn(&low, 1), gfn(&low, 13)])
+            .unwrap();
+        sink.publish(&high, &[gfn(&high, 14), gfn(&high, 15)])
+            .unwrap();
         assert_eq!(
             dirty(&memory),
             [0x1_2000, 0x1_3000, 0x1_f000, 0x10_e000, 0x10_f000]

@@ -29,7 +29,11 @@ impl MemorySlot {
 
 /// The slots of one VM, by number.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Slots(Vec<MemorySlot>);
+pub(crate) struct Slots {
+    present: Vec<MemorySlot>,
+    /// Numbers of slots that were removed and not added again, in order.
+    removed: Vec<SlotId>,
+}
 
 impl Slots {
     pub(crate) fn insert(&mut self, slot: MemorySlot) -> Result<(), SlotError> {
@@ -39,7 +43,10 @@ impl Slots {
         match self.position(slot.id) {
             Ok(_) => Err(SlotError::Duplicate { slot: slot.id }),
             Err(at) => {
-                self.0.insert(at, slot);
+                self.present.insert(at, slot);
+                if let Ok(at) = self.removed.binary_search(&slot.id) {
+                    self.removed.remove(at);
+                }
                 Ok(())
             }
         }
@@ -48,13 +55,25 @@ impl Slots {
     /// Removes a slot; returns whether it was there.
     pub(crate) fn remove(&mut self, slot: SlotId) -> bool {
         self.position(slot).is_ok_and(|at| {
-            self.0.remove(at);
+            self.present.remove(at);
+            if let Err(at) = self.removed.binary_search(&slot) {
+                self.removed.insert(at, slot);
+            }
             true
         })
     }
 
+    /// Returns whether `slot` was there once, and was removed.
+    pub(crate) fn was_removed(&self, slot: SlotId) -> bool {
+        self.removed.binary_search(&slot).is_ok()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &MemorySlot> {
+        self.present.iter()
+    }
+
     pub(crate) fn get(&self, slot: SlotId) -> Option<&MemorySlot> {
-        self.position(slot).ok().and_then(|at| self.0.get(at))
+        self.position(slot).ok().and_then(|at| self.present.get(at))
     }
 
     /// Returns whether `gfn` names a page of a registered slot.
@@ -64,7 +83,7 @@ impl Slots {
     }
 
     fn position(&self, slot: SlotId) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&slot, |slot| slot.id)
+        self.present.binary_search_by_key(&slot, |slot| slot.id)
     }
 }
 
@@ -84,8 +103,14 @@ mod tests {
             offset,
         };
         assert!(slots.contains(&gfn(1999, 1999)) && !slots.contains(&gfn(1999, 2000)));
+        assert!(!slots.was_removed(SlotId::new(0, 1999)));
         assert!(slots.remove(SlotId::new(0, 1999)) && !slots.remove(SlotId::new(0, 1999)));
+        assert!(slots.was_removed(SlotId::new(0, 1999)));
         assert!(!slots.contains(&gfn(1999, 0)) && slots.contains(&gfn(1998, 0)));
+        slots
+            .insert(MemorySlot::new(1999, GuestAddress(0), 1))
+            .unwrap();
+        assert!(!slots.was_removed(SlotId::new(0, 1999)));
     }
 
     #[test]

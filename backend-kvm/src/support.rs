@@ -10,6 +10,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use crate::arch::{self, Arch};
 use crate::error::Error;
 use crate::host;
+use crate::rings::KvmRings;
 
 /// The exit reason of a vCPU whose ring reached its soft limit; kvm-ioctls shows it as
 /// `VcpuExit::Unsupported(EXIT_DIRTY_RING_FULL)`.
@@ -114,14 +115,15 @@ impl Support {
         Ok(size)
     }
 
-    /// Enables rings of `entries` entries per vCPU. Call it once, before the first vCPU exists.
+    /// Enables rings of `entries` entries per vCPU, and returns them, without any vCPU as yet. Call it
+    /// once, before the first vCPU exists.
     ///
     /// Do not enable `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`: with its `KVM_DIRTY_LOG_INITIALLY_SET`,
     /// the pages of a slot begin unprotected, and their first writes never reach a ring.
     ///
     /// # Errors
-    /// Those of [`size`](Self::size), and [`Error::Enable`].
-    pub fn enable(&self, vm: &VmFd, entries: u32) -> Result<RingSize, Error> {
+    /// Those of [`size`](Self::size), [`Error::Enable`], [`Error::Duplicate`].
+    pub fn enable(&self, vm: &VmFd, entries: u32) -> Result<KvmRings, Error> {
         let size = self.size(entries)?;
         let capability = kvm_enable_cap {
             cap: self.flavour.capability(),
@@ -130,7 +132,7 @@ impl Support {
         };
         vm.enable_cap(&capability)
             .map_err(|source| Error::Enable { entries, source })?;
-        Ok(size)
+        KvmRings::enabled_elsewhere(vm, size)
     }
 }
 

@@ -65,22 +65,21 @@ impl EntryMapping {
         let Some(first) = NonNull::new(address.cast()) else {
             return Err(KvmError::new(libc::ENOMEM));
         };
-        let mapping = Self { first, entries };
-        mapping.populate()?;
-        Ok(mapping)
+        Ok(Self { first, entries })
     }
 
     /// Faults the entries in, and so finds out whether there are any: KVM maps the ring of a VM
-    /// without rings just as well, and the first touch is a SIGBUS.
-    fn populate(&self) -> Result<(), KvmError> {
+    /// without rings just as well, and the first touch is a SIGBUS. Returns whether the kernel knows
+    /// how to (5.14 and later do).
+    pub(crate) fn populate(&self) -> Result<bool, KvmError> {
         let bytes = self.entries * size_of::<SharedEntry>();
         let address = self.first.as_ptr().cast();
         // SAFETY: the range is the mapping of `self`, and populating changes no contents.
         let result = unsafe { libc::madvise(address, bytes, libc::MADV_POPULATE_WRITE) };
         match KvmError::last() {
-            // Kernels before 5.14 don't know the advice.
-            error if result != 0 && error.errno() != libc::EINVAL => Err(error),
-            _ => Ok(()),
+            _ if result == 0 => Ok(true),
+            error if error.errno() == libc::EINVAL => Ok(false),
+            error => Err(error),
         }
     }
 
@@ -146,6 +145,56 @@ pub(crate) fn set_slice(slice_ns: u64) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Returns whether the ring of `vcpu` goes on at byte `offset`, where its mapping is expected to end.
+/// A byte beyond the ring can't be faulted in (virt/kvm/kvm_main.c, `kvm_page_in_dirty_ring`).
+pub(crate) fn ring_goes_on(vcpu: &VcpuFd, offset: i64) -> bool {
+    let entries = crate::host::page_bytes() as usize / size_of::<SharedEntry>();
+    let beyond = EntryMapping::new(vcpu, entries, offset);
+    beyond.is_ok_and(|beyond| beyond.populate() == Ok(true))
+}
+
+/// The signals of a thread, as the kernel's `sigset_t`: bit n stands for signal n + 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SignalMask(u64);
+
+impl SignalMask {
+    /// All signals, those that the C library keeps to itself included, but for those that a thread's
+    /// own instructions raise: the kernel kills a thread that blocks one of those and raises it.
+    pub(crate) const ALL_ASYNCHRONOUS: Self = Self(
+        !(bit(libc::SIGSYS)
+            | bit(libc::SIGSEGV)
+            | bit(libc::SIGBUS)
+            | bit(libc::SIGFPE)
+            | bit(libc::SIGILL)
+            | bit(libc::SIGTRAP)),
+    );
+
+    /// Blocks these signals on the calling thread and no others; returns what was blocked before.
+    ///
+    /// Calls the kernel, because the C library leaves its own signals (32 and 33) open.
+    pub(crate) fn set(self) -> io::Result<Self> {
+        let mut before = Self(0);
+        // SAFETY: the kernel reads the one set and writes the other, each of the size that it is told.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const self.0,
+                &raw mut before.0,
+                size_of::<u64>(),
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(before)
+    }
+}
+
+const fn bit(signal: libc::c_int) -> u64 {
+    1 << (signal - 1)
 }
 
 /// Duplicates the descriptor of `vm`, so that it stays open as long as it is needed.

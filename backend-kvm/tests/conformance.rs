@@ -11,7 +11,7 @@ use dirty_ring_core::collector::Collector;
 use dirty_ring_core::conformance::{self, Subject};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_guest::{Guest, GuestConfig, PAGE_BYTES, RunningGuest};
-use dirty_ring_kvm::{KvmRings, MemorySlot, PageSink, ReaperBuilder, Support};
+use dirty_ring_kvm::{KvmRings, MemorySlot, PageSink, SinkFailure, Support};
 use kvm_ioctls::Kvm;
 
 const VCPUS: usize = 2;
@@ -23,11 +23,12 @@ type Published = Arc<Mutex<HashMap<(SlotId, u64), u32>>>;
 struct Counts(Published);
 
 impl PageSink for Counts {
-    fn publish(&mut self, _slot: &MemorySlot, pages: &[DirtyGfn]) {
+    fn publish(&mut self, _slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
         let mut counts = self.0.lock().unwrap();
         for page in pages {
             *counts.entry((page.slot, page.offset)).or_default() += 1;
         }
+        Ok(())
     }
 }
 
@@ -44,23 +45,24 @@ impl RealVm {
             vcpus: VCPUS,
             data_pages_per_vcpu: PAGES_PER_VCPU,
             data_slots: 2,
+            ..GuestConfig::default()
         };
         let guest = Guest::new(kvm, config).unwrap();
         let support = Support::probe(kvm).unwrap();
-        let size = support.enable(guest.vm(), 1024).unwrap();
+        let mut rings = support.enable(guest.vm(), 1024).unwrap();
         let vcpus = guest.create_vcpus().unwrap();
         let published = Published::default();
         let sink = Counts(Arc::clone(&published));
-        let mut builder = ReaperBuilder::new(guest.vm(), size, sink).unwrap();
+        rings.set_sink(Box::new(sink)).unwrap();
         for slot in guest.data_slots() {
-            builder = builder.slot(slot.memory_slot()).unwrap();
+            rings.add_slot(slot.memory_slot()).unwrap();
         }
         for vcpu in &vcpus {
-            builder = builder.vcpu(vcpu.fd()).unwrap();
+            rings.add_vcpu(vcpu.fd()).unwrap();
         }
         guest.set_logging(true).unwrap();
         Self {
-            collector: builder.into_collector(),
+            collector: Collector::new(rings),
             published,
             running: RunningGuest::start(vcpus, |_| Ok::<(), Infallible>(())).unwrap(),
             guest,

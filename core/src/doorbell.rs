@@ -36,6 +36,8 @@ pub struct Doorbell<W, P> {
 pub struct Seen {
     kicks: Watermark,
     ring_fulls: Watermark,
+    /// The stops before its time, which were for others.
+    stops: Watermark,
     kicks_total: u64,
 }
 
@@ -67,6 +69,17 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         self.ring(&self.ring_fulls);
     }
 
+    /// Returns the mark of a sleeper that begins now: nothing that rang before is for it. (A
+    /// [`Seen::default`] has seen nothing of a new doorbell.)
+    pub fn seen_now(&self) -> Seen {
+        Seen {
+            kicks: Watermark::at(self.kicks.load()),
+            ring_fulls: Watermark::at(self.ring_fulls.load()),
+            stops: Watermark::at(self.stops.load()),
+            kicks_total: 0,
+        }
+    }
+
     /// Asks the reaper to drain the rings and end; this can't be taken back.
     pub fn stop(&self) {
         self.ring(&self.stops);
@@ -88,7 +101,7 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         let mut wakes = Wakes::empty();
         wakes.set(Wakes::KICK, kicks != 0);
         wakes.set(Wakes::RING_FULL, ring_fulls != 0);
-        wakes.set(Wakes::STOP, stops != 0);
+        wakes.set(Wakes::STOP, stops != seen.stops.seen());
         wakes
     }
 

@@ -16,7 +16,7 @@
 //!   this crate.
 //! * [`planner`]: the machine round a controller: events and the time go in, an action comes out.
 //! * [`reaper`]: drives the planner over the shared collector, one short turn at a time.
-//! * [`sync`], [`counter`], [`time`], [`size`], [`slots`]: what those are built on.
+//! * [`sync`], [`fair`], [`counter`], [`time`], [`size`], [`slots`]: what those are built on.
 //!
 //! # Terms
 //!
@@ -60,6 +60,7 @@ pub mod controller;
 pub mod counter;
 pub mod doorbell;
 pub mod entry;
+pub mod fair;
 pub mod growth;
 pub mod planner;
 pub mod reaper;

@@ -8,8 +8,9 @@ use crate::time::Instant;
 
 /// What every vCPU thread and the reaper of one VM share.
 ///
-/// `L` guards a [`Collector`], `W` is a shared word, `P` the place where the reaper sleeps: the
-/// standard library's in production, a model checker's in the models.
+/// `L` guards a [`Collector`]; with a [`FairLock`](crate::fair::FairLock) a vCPU on ring-full waits
+/// for at most one batch of the reaper. `W` is a shared word, `P` the place where the reaper sleeps.
+/// All are the standard library's in production, a model checker's in the models.
 #[derive(Debug)]
 pub struct SharedCollector<L, W, P> {
     collector: L,
@@ -67,6 +68,11 @@ where
             .with(|collector| collector.drain_batch(&mut drain, now()))?
         {}
         Ok(())
+    }
+
+    /// Returns the lock around the collector.
+    pub const fn lock(&self) -> &L {
+        &self.collector
     }
 
     /// Returns the reaper's doorbell: kick, stop, sleep.

@@ -1,12 +1,13 @@
 //! The primitives that the shared types are built on, as traits.
 //!
 //! The shared types ([`EventCounter`](crate::counter::EventCounter),
-//! [`Doorbell`](crate::doorbell::Doorbell),
+//! [`Doorbell`](crate::doorbell::Doorbell), [`FairLock`](crate::fair::FairLock),
 //! [`SharedCollector`](crate::shared::SharedCollector)) are written once over these traits. A
 //! backend gives them the machine's atomics and its standard library's lock; a model checker gives
 //! them its own, or weakened ones to see the model fail. No `cfg` decides which: both instances
 //! live in one build.
 
+use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::time::Instant;
@@ -20,9 +21,9 @@ pub trait SharedWord {
     fn new(value: u32) -> Self;
     /// Loads the word. MUST be an acquire load.
     fn load(&self) -> u32;
-    /// Adds to the word, wrapping around. MUST be one atomic read-modify-write with release
-    /// ordering.
-    fn add(&self, amount: u32);
+    /// Adds to the word, wrapping around, and returns what it held before. MUST be one atomic
+    /// read-modify-write with release ordering.
+    fn add(&self, amount: u32) -> u32;
 }
 
 impl SharedWord for AtomicU32 {
@@ -34,8 +35,8 @@ impl SharedWord for AtomicU32 {
         AtomicU32::load(self, Ordering::Acquire)
     }
 
-    fn add(&self, amount: u32) {
-        self.fetch_add(amount, Ordering::Release);
+    fn add(&self, amount: u32) -> u32 {
+        self.fetch_add(amount, Ordering::Release)
     }
 }
 
@@ -46,6 +47,26 @@ pub trait Lock {
     /// Runs `critical` with the value. MUST keep any other call out meanwhile, and what one call
     /// wrote MUST be visible to the next. A call from inside `critical` may deadlock.
     fn with<R>(&self, critical: impl FnOnce(&mut Self::Guarded) -> R) -> R;
+}
+
+/// A mutex around a 32-bit word, with condition variables.
+///
+/// A thread sleeps in a *lane*, so that a wake-up disturbs few others. Any number names a lane, and
+/// lanes MAY share a condition variable.
+pub trait Monitor {
+    /// The mutex, locked. Its drop releases it.
+    type Held<'m>: DerefMut<Target = u32>
+    where
+        Self: 'm;
+    /// Locks the mutex, also after a holder panicked. What was written before its last release MUST be
+    /// visible.
+    fn hold(&self) -> Self::Held<'_>;
+    /// Releases the mutex, sleeps in `lane`, and locks the mutex again. Release and sleep MUST be
+    /// one step: a [`wake`](Self::wake) after the next lock of the mutex ends the sleep. Spurious
+    /// wake-ups are allowed.
+    fn wait<'m>(&'m self, held: Self::Held<'m>, lane: u32) -> Self::Held<'m>;
+    /// Ends the sleep of every thread in `lane`. Called without the mutex.
+    fn wake(&self, lane: u32);
 }
 
 /// What ended a [`Park::park_until`].

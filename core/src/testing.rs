@@ -52,6 +52,10 @@ pub(crate) struct Cells {
     /// Where KVM resets next, free-running (`reset_index`).
     reset: Cell<u32>,
     loads: Cell<u32>,
+    /// The vCPU logs so many pages (the second) at every so manieth access to the flags (the first);
+    /// 0: it doesn't run.
+    bursts: Cell<(u32, u32)>,
+    accesses: Cell<u32>,
 }
 
 impl Cells {
@@ -69,6 +73,28 @@ impl Cells {
             dirty: Cell::new(index),
             reset: Cell::new(index),
             loads: Cell::new(0),
+            bursts: Cell::new((0, 0)),
+            accesses: Cell::new(0),
+        }
+    }
+
+    /// Lets the vCPU run from now on: it logs `pages` pages at each `accesses`th access of the reaper
+    /// to the flags, as long as KVM lets it. 0 stops it.
+    pub(crate) fn run_vcpu(&self, accesses: u32, pages: u32) {
+        self.bursts.set((accesses, pages));
+    }
+
+    /// Notes an access to the flags.
+    fn access(&self) {
+        let accesses = self.accesses.get().wrapping_add(1);
+        self.accesses.set(accesses);
+        let (every, pages) = self.bursts.get();
+        if accesses.checked_rem(every) == Some(0) {
+            for offset in 0..pages {
+                if !self.is_soft_full() {
+                    self.log(page((accesses + offset).into()));
+                }
+            }
         }
     }
 
@@ -130,6 +156,7 @@ impl EntryMemory for Cells {
     }
     fn load_flags(&self, index: u32) -> EntryFlags {
         self.loads.set(self.loads.get() + 1);
+        self.access();
         EntryFlags::from_bits_retain(self.flags(index))
     }
     fn read(&self, index: u32) -> DirtyGfn {
@@ -139,6 +166,7 @@ impl EntryMemory for Cells {
         self.set_flags(index, flags.bits());
     }
     fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
+        self.access();
         if self.flags(index) == old.bits() {
             self.set_flags(index, new.bits());
         }

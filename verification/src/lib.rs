@@ -5,9 +5,9 @@
 //! [`Backend`](dirty_ring_core::backend::Backend). This crate holds other instances of those
 //! traits, so an ordinary `cargo test` checks the very code that ships:
 //!
-//! * [`loom_sync`], [`loom_kvm`]: loom's atomics, locks and cells, and KVM's side of a ring over
-//!   them. Loom runs every interleaving, and every value that a weakly ordered load may return.
-//! * [`weak`]: primitives with one thing wrong each. Each property has a negative control, which is
+//! * [`loom_sync`], [`loom_line`], [`loom_kvm`]: loom's atomics, locks and cells, and KVM's side of
+//!   a ring over them. Loom runs every interleaving, and every value that a weakly ordered load may return.
+//! * [`weak`], [`weak_line`]: primitives with one thing wrong each. Each property has a negative control, which is
 //!   its model over one of these and has to fail: a model that can't fail checks nothing.
 //! * [`explore`]: the harness; it counts executions and insists that the interleaving a model is
 //!   about was reached.
@@ -21,14 +21,16 @@
 //! *observes* in a plain [`Cell`](core::cell::Cell): it costs no interleavings and orders nothing.
 //!
 //! The rules that loom checks have labels: H for harvest and reset, C for counters, W for wake-ups
-//! and the stop. The name of each test says its rule.
+//! and the stop, F for the fair lock. The name of each test says its rule.
 #![forbid(unsafe_code)]
 
 pub mod explore;
 pub mod loom_kvm;
+pub mod loom_line;
 pub mod loom_sync;
 pub mod reference_levels;
 pub mod reference_planner;
 pub mod sim;
 pub mod virtual_time;
 pub mod weak;
+pub mod weak_line;

@@ -21,8 +21,8 @@ impl SharedWord for LoomWord {
         self.0.load(Ordering::Acquire)
     }
 
-    fn add(&self, amount: u32) {
-        self.0.fetch_add(amount, Ordering::Release);
+    fn add(&self, amount: u32) -> u32 {
+        self.0.fetch_add(amount, Ordering::Release)
     }
 }
 

@@ -26,9 +26,9 @@ macro_rules! weak_word {
                 let load: fn(&AtomicU32) -> u32 = $load;
                 load(&self.0)
             }
-            fn add(&self, amount: u32) {
-                let add: fn(&AtomicU32, u32) = $add;
-                add(&self.0, amount);
+            fn add(&self, amount: u32) -> u32 {
+                let add: fn(&AtomicU32, u32) -> u32 = $add;
+                add(&self.0, amount)
             }
         }
     };
@@ -38,14 +38,14 @@ weak_word!(
     /// Loads without acquire.
     RelaxedLoadWord,
     load: |word| word.load(Ordering::Relaxed),
-    add: |word, amount| { word.fetch_add(amount, Ordering::Release); }
+    add: |word, amount| word.fetch_add(amount, Ordering::Release)
 );
 
 weak_word!(
     /// Adds without release.
     RelaxedAddWord,
     load: |word| word.load(Ordering::Acquire),
-    add: |word, amount| { word.fetch_add(amount, Ordering::Relaxed); }
+    add: |word, amount| word.fetch_add(amount, Ordering::Relaxed)
 );
 
 weak_word!(
@@ -55,14 +55,22 @@ weak_word!(
     add: |word, amount| {
         let value = word.load(Ordering::Acquire);
         word.store(value.wrapping_add(amount), Ordering::Release);
+        value
     }
+);
+
+weak_word!(
+    /// Loads without acquire and adds without release.
+    RelaxedWord,
+    load: |word| word.load(Ordering::Relaxed),
+    add: |word, amount| word.fetch_add(amount, Ordering::Relaxed)
 );
 
 weak_word!(
     /// Forgets what a load has returned, as a flag that is read and cleared.
     TakingWord,
     load: |word| word.swap(0, Ordering::AcqRel),
-    add: |word, amount| { word.fetch_add(amount, Ordering::Release); }
+    add: |word, amount| word.fetch_add(amount, Ordering::Release)
 );
 
 /// No token: an `unpark` before the sleep is lost.

@@ -3,13 +3,15 @@
 mod clock;
 mod lock;
 mod page_size;
+mod panic;
 mod park;
 mod scheduling;
 mod signals;
 
 pub(crate) use clock::{Clock, thread_cpu};
-pub(crate) use lock::{StdLock, lock};
+pub(crate) use lock::{StdFairLock, lock};
 pub(crate) use page_size::page_bytes;
+pub(crate) use panic::panic_message;
 pub(crate) use park::StdPark;
 pub(crate) use scheduling::wake_precisely;
-pub(crate) use signals::{block_signals, without_signals};
+pub(crate) use signals::{block_signals, times_stopped, without_signals};

@@ -1,5 +1,6 @@
 //! A drain: everything that is in the rings, outside of the reaper's passes.
 
+use super::pass::CHECKED_AT_A_TIME;
 use super::{CollectError, Collector, add};
 use crate::backend::Backend;
 use crate::time::Instant;
@@ -53,12 +54,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         Ok(true)
     }
 
-    /// Harvests until the batch is full; returns whether all rings are done.
+    /// Harvests until the batch is full, or enough rings were checked; returns whether all are done.
     fn drain_harvest(
         &mut self,
         drain: &mut Drain,
         now: Instant,
     ) -> Result<bool, CollectError<B::Error>> {
+        let mut checked = 0u32;
         while let room = self.room()
             && let Some(ring) = self.backend.rings_mut().get_mut(drain.ring)
         {
@@ -88,12 +90,15 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 drain.left = Some(left);
                 return Ok(false);
             }
-            self.end_request(drain.ring)?;
+            checked = checked.saturating_add(self.end_request(drain.ring)?);
             // Where less was found than the look saw, another caller has taken the rest.
             *drain = Drain {
                 ring: drain.ring.saturating_add(1),
                 left: None,
             };
+            if checked >= CHECKED_AT_A_TIME {
+                return Ok(false);
+            }
         }
         Ok(true)
     }

@@ -140,6 +140,34 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.suspects.pages()
     }
 
+    /// Returns the last entry that named no registered page, with the index of its ring.
+    pub const fn last_bad_entry(&self) -> Option<(usize, DirtyGfn)> {
+        self.last_bad_entry
+    }
+
+    /// Takes over what an earlier collector harvested of `ring` and KVM hasn't reset yet: the entries
+    /// say which pages those are. Call it for a ring that was created from a saved state.
+    ///
+    /// # Errors
+    /// [`CollectError::Parted`] where they are more than a collector ever leaves.
+    pub fn inherit(&mut self, ring: usize) -> Result<(), CollectError<B::Error>> {
+        let epoch = self.epoch;
+        let begin = self.batch.len();
+        let room = self.room();
+        let Some(source) = self.backend.rings_mut().get_mut(ring) else {
+            return Ok(());
+        };
+        let batch = &mut self.batch;
+        let inherited = source.inherit(epoch, room, |gfn| _ = batch.push(gfn));
+        add(&mut self.outstanding, inherited);
+        self.refuse_unregistered(ring, begin);
+        let source = self.backend.rings().get(ring);
+        if inherited == room && source.is_some_and(|ring| ring.has_more_waiting(inherited)) {
+            return Err(self.fail(CollectError::Parted { ring }));
+        }
+        Ok(())
+    }
+
     /// Notes that `slot` was removed, or that all its pages were protected again because its logging
     /// was switched off and on: it has no suspects any more.
     pub fn forget_suspects(&mut self, slot: SlotId) {

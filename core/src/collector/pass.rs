@@ -5,12 +5,16 @@ use crate::backend::Backend;
 use crate::entry::EntryMemory;
 use crate::growth::Growth;
 use crate::ring::Ring;
-use crate::size::RingSize;
+use crate::size::{MAX_ENTRIES, RingSize};
 use crate::time::Instant;
 
 /// Rings that a plan can leave alone: KVM's largest number of vCPUs. Rings beyond that are always
 /// taken.
 pub const MAX_PLANNED_RINGS: usize = 4096;
+
+/// Entries that one critical section looks at to find out whether rings are sound: as many as the
+/// largest ring has. It takes about as long as a small batch.
+pub(super) const CHECKED_AT_A_TIME: u32 = MAX_ENTRIES;
 
 const WORDS: usize = MAX_PLANNED_RINGS / u64::BITS as usize;
 
@@ -210,6 +214,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     pub fn harvest(&mut self, now: Instant) -> Result<(u32, bool), CollectError<B::Error>> {
         self.check_reaping()?;
         let mut entries = 0u32;
+        let mut checked = 0u32;
         let mut more = false;
         while let Some(ring) = self.backend.rings().get(self.pass.ring) {
             if self.pass.is_left_alone(self.pass.ring) {
@@ -240,9 +245,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 break;
             }
             if self.pass.scope == Scope::All {
-                self.end_request(index)?;
+                checked = checked.saturating_add(self.end_request(index)?);
             }
             self.next_ring();
+            if checked >= CHECKED_AT_A_TIME {
+                more = true;
+                break;
+            }
         }
         Ok((entries, more))
     }
@@ -267,15 +276,17 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     }
 
     /// Notes that `ring` was emptied because all pages were asked for, and checks that it was.
-    pub(super) fn end_request(&mut self, ring: usize) -> Result<(), CollectError<B::Error>> {
+    /// Returns the entries that it looked at.
+    pub(super) fn end_request(&mut self, ring: usize) -> Result<u32, CollectError<B::Error>> {
         let Some(emptied) = self.backend.rings_mut().get_mut(ring) else {
-            return Ok(());
+            return Ok(0);
         };
         emptied.note_emptied_on_request();
         if emptied.has_parted() {
             return Err(self.fail(CollectError::Parted { ring }));
         }
-        Ok(())
+        let ring = self.backend.rings().get(ring);
+        Ok(ring.map_or(0, |ring| ring.size().entries()))
     }
 
     fn next_ring(&mut self) {

@@ -75,7 +75,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 continue;
             };
             let Some(run) = ring.find_run() else {
-                if ring.first_dirty().is_some() {
+                if ring.is_all_dirty() {
                     return Err(self.fail(CollectError::Parted { ring: index }));
                 }
                 continue;

@@ -65,6 +65,15 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         }
     }
 
+    /// Creates a reaper that follows another one at the same doorbell: `seen` is
+    /// [`Doorbell::seen_now`](crate::doorbell::Doorbell::seen_now).
+    pub fn following(planner: Planner<C, HISTORY>, seen: Seen) -> Self {
+        Self {
+            seen,
+            ..Self::new(planner)
+        }
+    }
+
     /// Returns the planner: phase, history, state.
     pub const fn planner(&self) -> &Planner<C, HISTORY> {
         &self.planner

@@ -57,6 +57,32 @@ impl<M: EntryMemory> Ring<M> {
         }
     }
 
+    /// Takes over the entries that an earlier reader harvested and KVM hasn't reset, at most `limit`;
+    /// returns how many those are. `take` gets their pages.
+    pub(crate) fn inherit(
+        &mut self,
+        epoch: u64,
+        limit: u32,
+        mut take: impl FnMut(DirtyGfn),
+    ) -> u32 {
+        let mut inherited = 0u32;
+        while inherited < limit && self.flags_behind(inherited) == EntryFlags::RESET {
+            take(self.memory.read(self.index(behind(inherited))));
+            inherited = inherited.saturating_add(1);
+        }
+        self.unreset = Unreset {
+            epoch,
+            from: self.fetch.wrapping_sub(inherited),
+            last: None,
+        };
+        inherited
+    }
+
+    /// Returns whether more than `entries` wait for their reset.
+    pub(crate) fn has_more_waiting(&self, entries: u32) -> bool {
+        entries < self.size().entries() && self.flags_behind(entries) == EntryFlags::RESET
+    }
+
     /// Finds out how far the reset of `epoch` came that just ended early; returns whether it stopped
     /// in the middle of this ring.
     pub(crate) fn find_last_reset(&mut self, epoch: u64) -> bool {

@@ -46,8 +46,12 @@ impl<M: EntryMemory> Ring<M> {
         };
         self.unmark();
         // The end of a run is nearest to where KVM publishes.
-        let barrier = self.end_of_run().or_else(|| self.first_dirty())?;
-        for index in (0..self.size().entries()).filter(|index| *index != barrier) {
+        let barrier = self.end_of_run().or_else(|| self.dirty().next())?;
+        // Backwards, against the vCPU that may publish behind the barrier meanwhile: what is left of that
+        // is DIRTY from one entry on. Forwards, an entry that was marked could lie between two that KVM
+        // published behind the search and ahead of it.
+        for behind in 1..self.size().entries() {
+            let index = barrier.wrapping_sub(behind) & self.size().mask();
             self.replace(index, EntryFlags::DIRTY, EntryFlags::RESET);
             self.replace(index, EntryFlags::empty(), EntryFlags::RESET);
         }
@@ -68,9 +72,9 @@ impl<M: EntryMemory> Ring<M> {
             .find(|index| !self.is_dirty(index.wrapping_sub(1)))
     }
 
-    /// Returns the first DIRTY entry of the memory, whether or not it begins a run.
-    pub(crate) fn first_dirty(&self) -> Option<u32> {
-        self.dirty().next()
+    /// Returns whether every entry is DIRTY: a cleared ring has overrun once more.
+    pub(crate) fn is_all_dirty(&self) -> bool {
+        (0..self.size().entries()).all(|index| self.is_dirty(index))
     }
 
     /// Marks every entry that isn't DIRTY, so that a reset brings KVM's index to the beginning of the

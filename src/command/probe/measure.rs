@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dirty_ring::core::collector::{Collector, Scope};
 use dirty_ring::core::time;
-use dirty_ring::kvm::{BitmapSink, Error, KvmRings, ReaperBuilder};
+use dirty_ring::kvm::{BitmapSink, Error, KvmRings};
 use dirty_ring_guest::{CallbackError, Guest, GuestConfig, RunningGuest};
 use hdrhistogram::Histogram;
 
@@ -41,17 +41,17 @@ fn without_logging(host: &KvmHost, config: GuestConfig) -> Result<Storm, Callbac
 
 fn with_logging(host: &KvmHost, config: GuestConfig) -> Result<(Storm, Reaped), CallbackError> {
     let guest = Guest::new(&host.kvm, config)?;
-    let size = host.support.enable(guest.vm(), RING_ENTRIES)?;
+    let mut rings = host.support.enable(guest.vm(), RING_ENTRIES)?;
     let vcpus = guest.create_vcpus()?;
-    let mut builder = ReaperBuilder::new(guest.vm(), size, BitmapSink::new(guest.ram().clone()))?;
+    rings.set_sink(Box::new(BitmapSink::new(guest.ram().clone())))?;
     for slot in guest.data_slots() {
-        builder = builder.slot(slot.memory_slot())?;
+        rings.add_slot(slot.memory_slot())?;
     }
     for vcpu in &vcpus {
-        builder = builder.vcpu(vcpu.fd())?;
+        rings.add_vcpu(vcpu.fd())?;
     }
     let reaped = Arc::new(Mutex::new(Reaped::default()));
-    let collector = Mutex::new(builder.into_collector());
+    let collector = Mutex::new(Collector::new(rings));
     let running = RunningGuest::start(vcpus, {
         let reaped = Arc::clone(&reaped);
         move |_| {
@@ -71,9 +71,9 @@ fn with_logging(host: &KvmHost, config: GuestConfig) -> Result<(Storm, Reaped), 
 
 /// Reaps everything and adds the times that it took to `reaped`.
 fn reap(collector: &mut Collector<KvmRings>, reaped: &mut Reaped) -> Result<(), Error> {
-    collector.begin_pass(time::Instant(0), Scope::All, |_| ());
+    collector.begin_pass(time::Instant(0), Scope::Planned, |_| ());
     let begin = Instant::now();
-    let (entries, _) = collector.harvest(time::Instant(0));
+    let (entries, _) = collector.harvest(time::Instant(0))?;
     let between = Instant::now();
     while !collector.settle()? {}
     reaped.harvest += between - begin;

@@ -38,6 +38,7 @@ pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfi
         data_pages_per_vcpu,
         // A slot has at least one page.
         data_slots: DATA_SLOTS.min(data_pages_per_vcpu * vcpus as u64) as usize,
+        ..GuestConfig::default()
     };
     check_memory(&config)?;
     Ok((size, config))

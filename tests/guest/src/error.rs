@@ -52,6 +52,19 @@ pub enum GuestError {
         /// Data pages that each vCPU has.
         max_pages: u64,
     },
+    /// A phase of random writes requested pages outside the data area.
+    #[error(
+        "random writes to {pages} pages from page {first_page} on are out of range; \
+         stay within the {data_pages} data pages of all vCPUs"
+    )]
+    RandomPagesOutOfRange {
+        /// First page requested, counted from the beginning of the data area.
+        first_page: u64,
+        /// Pages requested.
+        pages: u64,
+        /// Data pages of all vCPUs together.
+        data_pages: u64,
+    },
     /// The guest's memory could not be allocated or accessed.
     #[error("cannot {action}; is there enough free memory?")]
     Memory {
@@ -105,6 +118,12 @@ pub enum GuestError {
         vcpu: usize,
         /// How long the caller waited.
         limit: Duration,
+    },
+    /// A vCPU was named that is not among those that were started.
+    #[error("there is no vCPU {vcpu} in the running guest")]
+    NoSuchVcpu {
+        /// Index asked for.
+        vcpu: usize,
     },
     /// A vCPU's thread could not be started.
     #[error("cannot start the thread of vCPU {vcpu}; is the thread limit reached?")]

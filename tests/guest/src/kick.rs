@@ -1,33 +1,20 @@
-//! Kicks that make a vCPU leave guest mode, none of which is lost.
+//! Kicks that make a vCPU leave guest mode and pauses that keep it out, none of which is lost.
 //!
-//! A kick is a real-time signal that the vCPU's thread blocks everywhere except inside `KVM_RUN`
-//! (`KVM_SET_SIGNAL_MASK`, api.rst 4.18). Sent before the vCPU enters, it stays pending and
-//! `KVM_RUN` returns at once; sent inside, it interrupts `KVM_RUN`. It never ends the reset of a
-//! ring-full callback early, because `KVM_RESET_DIRTY_RINGS` ignores blocked signals.
-//!
-//! One lock guards the vCPU's state (in guest mode or not), kicks and stops, so that no request
-//! falls between a check and the entry.
+//! One lock guards the vCPU's state (in guest mode or not), kicks, pauses and stops, so that no
+//! request falls between a check and the entry.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
-use libc::{c_int, c_void, pid_t, siginfo_t};
-use vmm_sys_util::errno;
-use vmm_sys_util::signal::{self, SIGRTMIN};
+use libc::pid_t;
 
 use crate::error::GuestError;
-use crate::sys;
+use crate::kick_signal;
 
-/// Time after which an unanswered kick is an error.
-pub const KICK_LIMIT: Duration = Duration::from_secs(5);
-
-/// The kick's distance from `SIGRTMIN`: VMMs use the first real-time signals themselves.
-const KICK_SIGNAL_OFFSET: c_int = 7;
-
-fn kick_signal() -> c_int {
-    SIGRTMIN() + KICK_SIGNAL_OFFSET
-}
+/// Time after which an unanswered kick is an error. It is not a measure of speed: an emulated host
+/// may take long, and only a vCPU that never answers should reach it.
+pub const KICK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes one vCPU leave guest mode, from any thread. Clones kick the same vCPU.
 #[derive(Debug, Clone)]
@@ -39,7 +26,7 @@ pub struct VcpuKicker {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    left: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +40,12 @@ struct State {
     /// The next entry must return at once.
     kick_pending: bool,
     stop: bool,
+    /// Number of pauses that last: the vCPU must not enter while there is one.
+    pauses: usize,
+    /// The vCPU's thread waits for the pauses to end.
+    held: bool,
+    /// The vCPU was dropped and never enters again.
+    gone: bool,
     /// Number of times that the vCPU left guest mode; wraps.
     exits: u64,
 }
@@ -100,6 +93,7 @@ impl VcpuKicker {
         let mut state = self.lock();
         if !state.entered {
             state.kick_pending = true;
+            self.shared.changed.notify_all();
         }
         self.signal(&mut state)
     }
@@ -126,6 +120,7 @@ impl VcpuKicker {
     pub fn request_stop(&self) -> Result<(), GuestError> {
         let mut state = self.lock();
         state.stop = true;
+        self.shared.changed.notify_all();
         self.signal(&mut state)
     }
 
@@ -149,20 +144,47 @@ impl VcpuKicker {
         let Some(exits) = ticket.exits else {
             return Ok(());
         };
-        let deadline = Instant::now() + KICK_LIMIT;
+        self.wait_until(|state| state.exits != exits)
+    }
+
+    /// Begins a pause: the vCPU leaves guest mode and stays out until
+    /// [`end_pause`](Self::end_pause). The pause counts even if this fails.
+    pub(crate) fn begin_pause(&self) -> Result<(), GuestError> {
         let mut state = self.lock();
-        while state.exits == exits {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.timeout());
-            }
-            (state, _) = self
-                .shared
-                .left
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner);
+        state.pauses += 1;
+        self.signal(&mut state)
+    }
+
+    /// Waits until the vCPU's thread is held by the pause or has ended: not in guest mode, and not
+    /// between an exit and the next [`enter`](Self::enter) either.
+    pub(crate) fn wait_for_pause(&self) -> Result<(), GuestError> {
+        self.wait_until(|state| state.held || state.gone)
+    }
+
+    /// Ends one pause.
+    pub(crate) fn end_pause(&self) {
+        self.lock().pauses -= 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Notes that the vCPU is dropped.
+    pub(crate) fn note_gone(&self) {
+        self.lock().gone = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until `reached` is true of the state, at most [`KICK_LIMIT`].
+    fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<(), GuestError> {
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(self.lock(), KICK_LIMIT, |state| !reached(state))
+            .unwrap_or_else(PoisonError::into_inner);
+        if reached(&state) {
+            Ok(())
+        } else {
+            Err(self.timeout())
         }
-        Ok(())
     }
 
     /// Returns the error of a vCPU that did not answer within [`KICK_LIMIT`].
@@ -176,27 +198,27 @@ impl VcpuKicker {
     /// Registers the calling thread as the one that runs the vCPU: from now on it blocks the kick
     /// signal, except inside `KVM_RUN`.
     pub(crate) fn register_current_thread(&self, fd: &VcpuFd) -> Result<(), GuestError> {
-        install_handler()?;
-        match signal::block_signal(kick_signal()) {
-            Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => {}
-            Err(source) => return Err(GuestError::signal_mask("block the kick signal")(source)),
-        }
-        let blocked = signal::get_blocked_signals()
-            .map_err(GuestError::signal_mask("read the signal mask"))?
-            .into_iter()
-            .filter(|&number| number > 0 && number != kick_signal())
-            .fold(0u64, |mask, number| mask | 1 << (number - 1));
-        sys::set_run_signal_mask(fd, blocked).map_err(GuestError::kvm(format!(
-            "set the signal mask of vCPU {}",
-            self.vcpu
-        )))?;
-        self.lock().thread_id = sys::current_thread_id();
+        let thread_id = kick_signal::prepare_current_thread(self.vcpu, fd)?;
+        self.lock().thread_id = thread_id;
         Ok(())
     }
 
     /// Notes that `KVM_RUN` is about to be called, which is allowed only after [`Entry::Run`].
+    /// During a pause, waits for its end, a kick or a stop.
     pub(crate) fn enter(&self) -> Entry {
         let mut state = self.lock();
+        while state.pauses > 0 && !state.stop && !state.kick_pending {
+            if !state.held {
+                state.held = true;
+                self.shared.changed.notify_all();
+            }
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.held = false;
         if state.stop {
             return Entry::Stop;
         }
@@ -213,10 +235,9 @@ impl VcpuKicker {
         let mut state = self.lock();
         state.entered = false;
         state.exits = state.exits.wrapping_add(1);
-        self.shared.left.notify_all();
+        self.shared.changed.notify_all();
         if std::mem::take(&mut state.signalled) {
-            signal::clear_signal(kick_signal())
-                .map_err(GuestError::signal_mask("clear the kick signal"))?;
+            kick_signal::clear()?;
         }
         Ok(())
     }
@@ -224,12 +245,7 @@ impl VcpuKicker {
     /// Sends the kick signal, at most once per stay in guest mode.
     fn signal(&self, state: &mut State) -> Result<(), GuestError> {
         if state.entered && !state.signalled {
-            sys::signal_thread(state.thread_id, kick_signal()).map_err(|source| {
-                GuestError::Signal {
-                    action: "send the kick signal",
-                    source,
-                }
-            })?;
+            kick_signal::send(state.thread_id)?;
             state.signalled = true;
         }
         Ok(())
@@ -241,19 +257,4 @@ impl VcpuKicker {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Installs the handler that keeps a kick from terminating the process. The handler does nothing
-/// and is rarely called: a kick inside `KVM_RUN` is blocked again before `KVM_RUN` returns.
-fn install_handler() -> Result<(), GuestError> {
-    static INSTALLED: OnceLock<errno::Result<()>> = OnceLock::new();
-
-    extern "C" fn ignore(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
-
-    (*INSTALLED.get_or_init(|| signal::register_signal_handler(kick_signal(), ignore))).map_err(
-        |source| GuestError::Signal {
-            action: "install the handler of the kick signal",
-            source,
-        },
-    )
 }

@@ -9,6 +9,7 @@
 //! addresses of devices and of the local APIC.
 
 use crate::error::GuestError;
+use crate::mode::Privilege;
 
 /// Size of a guest page in bytes, the unit of dirty logging.
 pub const PAGE_BYTES: u64 = 4096;
@@ -28,7 +29,7 @@ const SYSTEM_BASE: u64 = LARGE_PAGE_BYTES;
 const DATA_BASE: u64 = 4 << 30;
 const SYSTEM_SLOT: u32 = 0;
 
-/// The size of a guest.
+/// The size and kind of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestConfig {
     /// Number of vCPUs, at least 1.
@@ -37,15 +38,18 @@ pub struct GuestConfig {
     pub data_pages_per_vcpu: u64,
     /// Number of KVM memory slots that the data area is cut into, at least 1.
     pub data_slots: usize,
+    /// Privilege level of the guest's code.
+    pub privilege: Privilege,
 }
 
 impl Default for GuestConfig {
-    /// Returns a configuration of one vCPU with 16384 data pages in one slot.
+    /// Returns a configuration of one vCPU with 16384 data pages in one slot, at CPL 3.
     fn default() -> Self {
         Self {
             vcpus: 1,
             data_pages_per_vcpu: 16384,
             data_slots: 1,
+            privilege: Privilege::User,
         }
     }
 }

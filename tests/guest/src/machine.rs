@@ -15,10 +15,11 @@ use crate::code::CODE;
 use crate::error::GuestError;
 use crate::layout::{GuestConfig, GuestLayout, GuestSlot, PAGE_BYTES};
 use crate::params::VcpuParams;
+use crate::random::Stamp;
 use crate::sys;
 use crate::tables::write_page_tables;
 use crate::threads::RunningGuest;
-use crate::vcpu::{GuestVcpu, StartAddresses};
+use crate::vcpu::{GuestVcpu, Start};
 
 /// The guest's memory, with a dirty bitmap per region.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
@@ -115,10 +116,22 @@ impl Guest {
     ///
     /// Names the slot that KVM refused to change; the slots before it have changed.
     pub fn set_logging(&self, on: bool) -> Result<(), GuestError> {
-        let flags = if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         self.data_slots()
             .iter()
-            .try_for_each(|slot| self.set_slot(slot, flags))
+            .try_for_each(|slot| self.set_slot_logging(slot, on))
+    }
+
+    /// Switches dirty logging of one data slot on or off, or creates the slot anew. See
+    /// [`set_logging`](Self::set_logging).
+    pub(crate) fn set_slot_logging(&self, slot: &GuestSlot, on: bool) -> Result<(), GuestError> {
+        self.set_slot(slot, if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    /// Removes a data slot. A vCPU that touches its pages from then on fails; their contents stay
+    /// in the guest's memory.
+    pub(crate) fn remove_slot(&self, slot: &GuestSlot) -> Result<(), GuestError> {
+        sys::remove_memory_slot(&self.vm, slot.id)
+            .map_err(GuestError::kvm(format!("remove memory slot {}", slot.id)))
     }
 
     /// Creates all vCPUs. They idle until their [`params`](Self::params) are set, and can be
@@ -136,7 +149,8 @@ impl Guest {
                     .vm
                     .create_vcpu(index as u64)
                     .map_err(GuestError::kvm(format!("create vCPU {index}")))?;
-                let start = StartAddresses {
+                let start = Start {
+                    privilege: self.layout.config().privilege,
                     pml4: self.layout.pml4_address(),
                     code: self.layout.code_address(),
                     params: self.layout.params_address(index),
@@ -182,8 +196,8 @@ impl Guest {
         }
     }
 
-    /// Counts the data pages that a vCPU has written after its first `since` page writes (by vCPU
-    /// index, 0 if missing) and that are clean in the memory's dirty bitmaps. The count is 0 once
+    /// Counts the data pages that a vCPU, in whichever kind of phase, has written last and after its
+    /// first `since` page writes (by vCPU index, 0 if missing) and that are clean in the memory's dirty bitmaps. The count is 0 once
     /// everything was logged, harvested and published there, as
     /// [`BitmapSink`](dirty_ring_kvm::BitmapSink) does, unless the bitmaps were cleared.
     ///
@@ -194,7 +208,6 @@ impl Guest {
         let config = self.layout.config();
         let mut unlogged = 0;
         for vcpu in 0..config.vcpus {
-            let since = since.get(vcpu).copied().unwrap_or(0);
             for page in 0..config.data_pages_per_vcpu {
                 let address = GuestAddress(self.layout.data_address(vcpu) + page * PAGE_BYTES);
                 let word: u64 = self
@@ -205,8 +218,11 @@ impl Guest {
                     let offset = address.0 - region.start_addr().0;
                     region.bitmap().dirty_at(offset as usize)
                 });
-                // The word is the vCPU's count at the last write to the page.
-                unlogged += u64::from(word > since && !is_logged);
+                // The word is the count of its writer at the last write to the page. Words without
+                // the writer's index come from the vCPU whose page it is.
+                let stamp = Stamp::from_word(word).unwrap_or(Stamp { vcpu, count: word });
+                let since = since.get(stamp.vcpu).copied().unwrap_or(0);
+                unlogged += u64::from(stamp.count > since && !is_logged);
             }
         }
         Ok(unlogged)

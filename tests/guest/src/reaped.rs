@@ -1,14 +1,13 @@
 //! The test guest with a reaper, as tests, benches and the command run it.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 use dirty_ring_core::collector::RingFullMode;
 use dirty_ring_core::controller::{Controller, Policy};
 use dirty_ring_core::planner::{Events, NoEvents, PassRecord};
 use dirty_ring_core::size::RingSize;
 use dirty_ring_kvm::{
-    BitmapSink, MemorySlot, PageSink, ReaperBuilder, ReaperHandle, Support, VcpuHandle,
+    BitmapSink, Error, MemorySlot, PageSink, ReaperHandle, Support, Tracker, VcpuHandle,
 };
 use kvm_ioctls::Kvm;
 use vm_memory::GuestAddress;
@@ -25,6 +24,8 @@ pub struct ReapedGuest<C: Controller = Policy> {
     pub guest: Guest,
     /// The vCPU threads. Stop them before the reaper.
     pub running: RunningGuest,
+    /// The tracker of its dirty pages.
+    pub tracker: Tracker,
     /// The reaper.
     pub reaper: ReaperHandle<C>,
     /// The size of the rings.
@@ -40,9 +41,11 @@ pub struct Reaping {
     warm_up_pages: u64,
     sink: Option<MakeSink>,
     events: Box<dyn Events + Send>,
+    on_end: Box<OnEnd>,
     around_ring_full: Box<AroundRingFull>,
 }
 
+type OnEnd = dyn FnOnce(Result<(), &Error>) + Send;
 type MakeSink = Box<dyn FnOnce(&Guest) -> Box<dyn PageSink>>;
 type AroundRingFull = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
@@ -65,6 +68,7 @@ impl Reaping {
             warm_up_pages: 0,
             sink: None,
             events: Box::new(NoEvents),
+            on_end: Box::new(|_| ()),
             around_ring_full: Box::new(|handle| handle()),
         }
     }
@@ -94,6 +98,13 @@ impl Reaping {
     #[must_use]
     pub fn events(mut self, events: impl Events + Send + 'static) -> Self {
         self.events = Box::new(events);
+        self
+    }
+
+    /// Sets what is called when the reaper ends.
+    #[must_use]
+    pub fn on_end(mut self, on_end: impl FnOnce(Result<(), &Error>) + Send + 'static) -> Self {
+        self.on_end = Box::new(on_end);
         self
     }
 
@@ -134,46 +145,43 @@ where
         controller: impl FnOnce(RingSize) -> C,
     ) -> Result<Self, CallbackError> {
         let guest = Guest::new(kvm, config)?;
-        let size = Support::probe(kvm)?.enable(guest.vm(), reaping.ring_entries)?;
+        let mut rings = Support::probe(kvm)?.enable(guest.vm(), reaping.ring_entries)?;
+        let size = rings.size();
         let vcpus = guest.create_vcpus()?;
         let sink = match reaping.sink {
             Some(make) => make(&guest),
             None => Box::new(BitmapSink::new(guest.ram().clone())),
         };
-        let mut events = reaping.events;
-        let mut builder = ReaperBuilder::new(guest.vm(), size, sink)?
-            .ring_full_mode(reaping.mode)
-            .events(move |step: &PassRecord| events.on_pass(step));
         for slot in guest.data_slots() {
-            builder = builder.slot(slot.memory_slot())?;
+            rings.add_slot(slot.memory_slot())?;
         }
         for vcpu in &vcpus {
-            builder = builder.vcpu(vcpu.fd())?;
+            rings.add_vcpu(vcpu.fd())?;
         }
-        // The rings' handles come with the reaper, which starts when logging does.
-        let rings: Arc<OnceLock<Vec<VcpuHandle>>> = Arc::default();
+        let tracker = Tracker::with_ring_full_mode(rings, reaping.mode)?;
+        let handles = (0..config.vcpus).map(|vcpu| tracker.vcpu(vcpu));
+        let handles = handles.collect::<Result<Vec<VcpuHandle>, _>>()?;
         let around = reaping.around_ring_full;
-        let running = RunningGuest::start(vcpus, {
-            let rings = Arc::clone(&rings);
-            move |vcpu| {
-                let mut result = Ok(());
-                if let Some(ring) = rings.get().and_then(|rings| rings.get(vcpu)) {
-                    around(&mut || result = ring.on_ring_full().map(|_| ()));
-                }
-                result
-            }
+        let running = RunningGuest::start(vcpus, move |vcpu| {
+            let mut result = Ok(());
+            around(&mut || result = handles[vcpu].on_ring_full().map(|_| ()));
+            result
         })?;
         let warm_up_writes = match reaping.warm_up_pages {
             0 => vec![0; config.vcpus],
             pages => guest.warm_up(&running, pages)?,
         };
         guest.set_logging(true)?;
-        let reaper = builder.start(controller(size))?;
-        let handles = (0..config.vcpus).map(|vcpu| reaper.vcpu(vcpu));
-        let _ = rings.set(handles.collect::<Result<_, _>>()?);
+        let mut events = reaping.events;
+        let reaper = tracker
+            .reaper(sink)
+            .events(move |pass: &PassRecord| events.on_pass(pass))
+            .on_end(reaping.on_end)
+            .start(controller(size))?;
         Ok(Self {
             guest,
             running,
+            tracker,
             reaper,
             size,
             warm_up_writes,

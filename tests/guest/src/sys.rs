@@ -51,6 +51,16 @@ pub(crate) fn set_memory_slot<B: Bitmap>(
     unsafe { vm.set_user_memory_region(memory) }
 }
 
+/// Removes slot `id` from KVM.
+pub(crate) fn remove_memory_slot(vm: &VmFd, id: u32) -> errno::Result<()> {
+    let nothing = kvm_userspace_memory_region {
+        slot: id,
+        ..kvm_userspace_memory_region::default()
+    };
+    // SAFETY: a size of 0 removes the slot (api.rst 4.35): KVM gets no memory.
+    unsafe { vm.set_user_memory_region(nothing) }
+}
+
 /// Returns the calling thread's id, as `tgkill` expects it.
 pub(crate) fn current_thread_id() -> pid_t {
     // SAFETY: gettid takes no argument, can't fail and has no side effect.
@@ -84,4 +94,15 @@ pub(crate) fn set_run_signal_mask(vcpu: &VcpuFd, blocked: u64) -> errno::Result<
     } else {
         Err(errno::Error::last())
     }
+}
+
+/// Lets KVM reset harvested entries of all rings; returns how many it reset.
+#[cfg(test)]
+pub(crate) fn reset_dirty_rings(vm: &VmFd) -> errno::Result<u32> {
+    use vmm_sys_util::ioctl::{_IOC_NONE, ioctl};
+
+    const KVM_RESET_DIRTY_RINGS: c_ulong = ioctl_expr(_IOC_NONE, KVMIO as c_uint, 0xc7, 0);
+    // SAFETY: the request takes no argument and touches only memory that KVM owns.
+    let result = unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS) };
+    u32::try_from(result).map_err(|_| errno::Error::last())
 }

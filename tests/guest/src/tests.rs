@@ -1,7 +1,8 @@
 //! The guest on real KVM. Without KVM, each test prints why it is skipped.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use crate::*;
 
 mod kicks;
 mod memory_map;
+mod overrun;
+mod pause;
+mod random;
 mod ring;
 
 const A_WHILE: Duration = Duration::from_millis(30);
@@ -21,6 +25,7 @@ fn config(vcpus: usize, data_pages_per_vcpu: u64, data_slots: usize) -> GuestCon
         vcpus,
         data_pages_per_vcpu,
         data_slots,
+        ..GuestConfig::default()
     }
 }
 

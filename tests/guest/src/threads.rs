@@ -9,6 +9,7 @@ use crate::error::GuestError;
 use crate::gate::Gate;
 use crate::kick::VcpuKicker;
 use crate::mailbox::VcpuMailbox;
+use crate::pause::Pause;
 use crate::vcpu::{GuestExit, GuestVcpu};
 
 /// Figures of one vCPU from start to stop.
@@ -106,7 +107,7 @@ impl RunningGuest {
     }
 
     /// Returns the page writes of each vCPU so far, without stopping any: each vCPU is kicked and
-    /// its thread reads the count before it re-enters guest mode.
+    /// its thread reads the count before it re-enters guest mode. A paused vCPU stays out.
     ///
     /// # Errors
     ///
@@ -126,6 +127,37 @@ impl RunningGuest {
             .zip(questions)
             .map(|(worker, question)| worker.mailbox.answer(question, &worker.kicker))
             .collect()
+    }
+
+    /// Makes every vCPU leave guest mode and returns once all are out, where they stay until the
+    /// [`Pause`] ends.
+    ///
+    /// A vCPU in its ring-full callback returns from it first, so that a paused guest writes no
+    /// page and touches no ring. The caller must hold nothing that the callback waits for, and must
+    /// not be the callback itself. A vCPU that has failed counts as paused. Several pauses may
+    /// overlap.
+    ///
+    /// A paused guest still answers [`page_writes`](Self::page_writes), kicks have no effect on it,
+    /// and [`stop`](Self::stop) ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::KickTimeout`] if a vCPU does not get out; the others go on.
+    pub fn pause(&self) -> Result<Pause, GuestError> {
+        Pause::begin(self.workers.iter().map(|worker| &worker.kicker))
+    }
+
+    /// Pauses vCPU `vcpu` alone, the index of one that was started; see [`pause`](Self::pause).
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::NoSuchVcpu`] for another index, [`GuestError::KickTimeout`] if the vCPU does
+    /// not get out.
+    pub fn pause_vcpu(&self, vcpu: usize) -> Result<Pause, GuestError> {
+        let is_asked = |worker: &&Worker| worker.kicker.vcpu() == vcpu;
+        let worker = self.workers.iter().find(is_asked);
+        let worker = worker.ok_or(GuestError::NoSuchVcpu { vcpu })?;
+        Pause::begin([&worker.kicker])
     }
 
     /// Returns the number of `KVM_EXIT_DIRTY_RING_FULL` exits of each vCPU so far.

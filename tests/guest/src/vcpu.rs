@@ -2,32 +2,18 @@
 
 use std::thread::{self, ThreadId};
 
-use kvm_bindings::{CpuId, KVM_EXIT_DIRTY_RING_FULL, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{CpuId, KVM_EXIT_DIRTY_RING_FULL, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::code::STORE_OFFSET;
+use crate::code::STORE_OFFSETS;
 use crate::error::GuestError;
 use crate::kick::{Entry, VcpuKicker};
 use crate::machine::GuestRam;
+use crate::mode::{Privilege, long_mode};
 use crate::params::VcpuParams;
 
-// Intel SDM volume 3, 2.5 (control registers) and 2.2.1 (EFER).
-const CR0_PROTECTED: u64 = 1 << 0;
-const CR0_EXTENSION_TYPE: u64 = 1 << 4;
-const CR0_NUMERIC_ERROR: u64 = 1 << 5;
-const CR0_WRITE_PROTECT: u64 = 1 << 16;
-const CR0_PAGING: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LONG_MODE_ENABLE: u64 = 1 << 8;
-const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
+/// Bit 1 of RFLAGS, which is always set.
 const RFLAGS_RESERVED: u64 = 1 << 1;
-
-// Segments for CPL 3, without descriptor tables behind them: the guest's code loads none.
-const USER_PRIVILEGE: u8 = 3;
-const CODE_SELECTOR: u16 = 0x10 | USER_PRIVILEGE as u16;
-const DATA_SELECTOR: u16 = 0x18 | USER_PRIVILEGE as u16;
-const CODE_TYPE: u8 = 11; // execute, read, accessed
-const DATA_TYPE: u8 = 3; // read, write, accessed
 
 /// Why a vCPU left guest mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,27 +34,28 @@ pub struct GuestVcpu {
     fd: VcpuFd,
     kicker: VcpuKicker,
     params: VcpuParams,
-    store_address: u64,
+    store_addresses: [u64; STORE_OFFSETS.len()],
     registered: Option<ThreadId>,
     // Keeps the guest's memory mapped while the vCPU can run.
     _ram: GuestRam,
 }
 
-/// Addresses in a vCPU's initial registers.
+/// What a vCPU's initial registers hold.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StartAddresses {
+pub(crate) struct Start {
+    pub(crate) privilege: Privilege,
     pub(crate) pml4: u64,
     pub(crate) code: u64,
     pub(crate) params: u64,
 }
 
 impl GuestVcpu {
-    /// Puts `fd` into 64-bit mode at CPL 3, at the first instruction of the guest's code.
+    /// Puts `fd` into 64-bit mode, at the first instruction of the guest's code.
     pub(crate) fn new(
         index: usize,
         fd: VcpuFd,
         cpuid: &CpuId,
-        start: StartAddresses,
+        start: Start,
         params: VcpuParams,
         ram: GuestRam,
     ) -> Result<Self, GuestError> {
@@ -77,7 +64,7 @@ impl GuestVcpu {
         let sregs = fd.get_sregs().map_err(GuestError::kvm(format!(
             "read the system registers of vCPU {index}"
         )))?;
-        fd.set_sregs(&user_mode(sregs, start.pml4))
+        fd.set_sregs(&long_mode(sregs, start.privilege, start.pml4))
             .map_err(GuestError::kvm(format!(
                 "set the system registers of vCPU {index}"
             )))?;
@@ -95,7 +82,7 @@ impl GuestVcpu {
             fd,
             kicker: VcpuKicker::new(index),
             params,
-            store_address: start.code + STORE_OFFSET,
+            store_addresses: STORE_OFFSETS.map(|offset| start.code + offset),
             registered: None,
             _ram: ram,
         })
@@ -138,7 +125,8 @@ impl GuestVcpu {
         Ok(())
     }
 
-    /// Runs the guest until an exit that the caller has to handle.
+    /// Runs the guest until an exit that the caller has to handle. A paused vCPU waits before it
+    /// enters guest mode; a kick makes it return [`GuestExit::Interrupted`] without entering.
     ///
     /// # Errors
     ///
@@ -188,8 +176,14 @@ impl GuestVcpu {
             self.index
         )))?;
         // The count is incremented one instruction before the write itself.
-        let unwritten = u64::from(regs.rip == self.store_address);
+        let unwritten = u64::from(self.store_addresses.contains(&regs.rip));
         Ok(regs.rax.wrapping_sub(unwritten))
+    }
+}
+
+impl Drop for GuestVcpu {
+    fn drop(&mut self) {
+        self.kicker.note_gone();
     }
 }
 
@@ -197,45 +191,4 @@ impl GuestVcpu {
 enum Failure {
     Exit(String),
     Run(kvm_ioctls::Error),
-}
-
-/// Returns `sregs` in 64-bit mode at CPL 3, with the page tables at `pml4`.
-fn user_mode(sregs: kvm_sregs, pml4: u64) -> kvm_sregs {
-    let code = kvm_segment {
-        base: 0,
-        limit: u32::MAX,
-        selector: CODE_SELECTOR,
-        type_: CODE_TYPE,
-        present: 1,
-        dpl: USER_PRIVILEGE,
-        db: 0,
-        s: 1,
-        l: 1,
-        g: 1,
-        ..kvm_segment::default()
-    };
-    let data = kvm_segment {
-        selector: DATA_SELECTOR,
-        type_: DATA_TYPE,
-        db: 1,
-        l: 0,
-        ..code
-    };
-    kvm_sregs {
-        cs: code,
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ss: data,
-        cr0: CR0_PROTECTED
-            | CR0_EXTENSION_TYPE
-            | CR0_NUMERIC_ERROR
-            | CR0_WRITE_PROTECT
-            | CR0_PAGING,
-        cr3: pml4,
-        cr4: CR4_PAE,
-        efer: EFER_LONG_MODE_ENABLE | EFER_LONG_MODE_ACTIVE,
-        ..sregs
-    }
 }

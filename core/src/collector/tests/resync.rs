@@ -155,3 +155,34 @@ fn a_fruitless_exit_from_before_the_resync_resets_no_entry_that_is_not_there() {
     assert_eq!(collector.backend().memory(0).used(), used);
     is_sound_again(&mut collector, 100);
 }
+
+/// The vCPU of a ring may log pages at any moment of a resync and of the search for its position.
+#[test]
+fn a_ring_is_had_back_while_its_vcpu_logs_pages() {
+    let starts = [(0, 250), (5, 0), (5, 250), (150, 100)];
+    let paces = (1..40)
+        .chain((40..3000).step_by(151))
+        .flat_map(|accesses| [1, 2, 40].map(|pages| (accesses, pages)));
+    for (pace, (waiting, start)) in paces.flat_map(|pace| starts.map(|start| (pace, start))) {
+        let what = (waiting, start, pace);
+        let memory = Cells::starting_at(ring_size(256), start);
+        memory.log_pages(0..waiting);
+        let mut collector: Pages = Collector::new(Kvm::with_memory(memory));
+        collector.backend().memory(0).run_vcpu(pace.0, pace.1);
+        resync(&mut collector);
+        for _ in 0..3 {
+            if collector.backend().memory(0).is_soft_full() {
+                collector.backend().memory(0).run_vcpu(0, 0);
+                let report = collector.ring_full(0, RingFullMode::default(), Instant(2));
+                assert!(report.is_ok(), "{report:?}: {what:?}");
+                collector.backend().memory(0).run_vcpu(pace.0, pace.1);
+            }
+            assert_eq!(collector.drain(Instant(2)), Ok(true), "{what:?}");
+        }
+        collector.backend().memory(0).run_vcpu(0, 0);
+        assert_eq!(collector.drain(Instant(2)), Ok(true), "{what:?}");
+        collector.backend_mut().published.clear();
+        collector.backend_mut().writable.clear();
+        is_sound_again(&mut collector, 300);
+    }
+}

@@ -4,12 +4,13 @@ use std::fmt;
 
 use kvm_bindings::{KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm_enable_cap};
 
+use super::random::Replay;
 use super::*;
 
 const RING_BYTES: u64 = 4096 * 16;
 
 /// Enables dirty rings of [`RING_BYTES`] on the guest, if the host's KVM has them.
-fn enable_ring(kvm: &Kvm, guest: &Guest) -> Option<()> {
+pub(super) fn enable_ring(kvm: &Kvm, guest: &Guest) -> Option<()> {
     let cap = [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING]
         .into_iter()
         .find(|&cap| kvm.check_extension_raw(cap.into()) > 0);
@@ -51,8 +52,25 @@ fn a_ring_that_is_never_reaped_is_full_at_its_soft_limit() {
     assert_eq!(vcpu.page_writes().unwrap(), writes);
 }
 
+#[test]
+fn at_a_full_ring_memory_holds_exactly_the_counted_random_writes() {
+    let Some(kvm) = kvm() else {
+        return;
+    };
+    let guest = Guest::new(&kvm, config(1, 16384, 2)).unwrap();
+    if enable_ring(&kvm, &guest).is_none() {
+        return;
+    }
+    let mut vcpu = guest.create_vcpus().unwrap().remove(0);
+    vcpu.params().set_random(0, 16384, 0, 5).unwrap();
+    // Where a write fault logs the page, the vCPU stands at its store, and the write isn't made yet.
+    assert_eq!(vcpu.run().unwrap(), GuestExit::RingFull);
+    let mut replay = Replay::new(&guest, RandomPages::new(0, 16384, 5));
+    replay.check(&guest, vcpu.page_writes().unwrap());
+}
+
 #[derive(Debug)]
-struct NoRoom;
+pub(super) struct NoRoom;
 
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,7 +81,7 @@ impl fmt::Display for NoRoom {
 impl std::error::Error for NoRoom {}
 
 /// Starts two vCPUs, of which only the second fills its ring, and waits until it has failed.
-fn run_until_the_second_fails<F, E>(on_ring_full: F) -> Option<(Guest, RunningGuest)>
+pub(super) fn run_until_the_second_fails<F, E>(on_ring_full: F) -> Option<(Guest, RunningGuest)>
 where
     F: Fn(usize) -> Result<(), E> + Send + Sync + 'static,
     E: std::error::Error + Send + Sync + 'static,
