@@ -9,10 +9,12 @@ const PERMILLE: u32 = 1000;
 /// Seeded faults. All probabilities are per mille; [`NONE`](Self::NONE) is the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// A reset stops somewhere on its way, as since Linux 6.17 on a pending signal.
-    pub short_reset_permille: u16,
-    /// A reset stops before it did anything.
+    /// A signal becomes pending while a reset is on its way, at any point from before its first entry
+    /// to after its last one. Since Linux 6.17 the reset ends then, and forgets up to 64 pages that it
+    /// has counted. A quarter as often, a reset that was whole says that it may have been interrupted.
     pub interrupted_reset_permille: u16,
+    /// A signal is pending before a reset begins: it does nothing.
+    pub barren_reset_permille: u16,
     /// A wake-up of the reaper comes late.
     pub late_wake_permille: u16,
     /// How late, in microseconds, on top of the usual latency.
@@ -40,8 +42,8 @@ pub struct Overrun {
 impl Faults {
     /// No faults.
     pub const NONE: Self = Self {
-        short_reset_permille: 0,
         interrupted_reset_permille: 0,
+        barren_reset_permille: 0,
         late_wake_permille: 0,
         late_wake_us: 0,
         garbage_permille: 0,
@@ -51,11 +53,11 @@ impl Faults {
     /// Returns the probabilities by name.
     pub(crate) fn permilles(&self) -> [(&'static str, u16); 4] {
         [
-            ("short_reset_permille", self.short_reset_permille),
             (
                 "interrupted_reset_permille",
                 self.interrupted_reset_permille,
             ),
+            ("barren_reset_permille", self.barren_reset_permille),
             ("late_wake_permille", self.late_wake_permille),
             ("garbage_permille", self.garbage_permille),
         ]

@@ -4,6 +4,7 @@ use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::slots::SlotTable;
 use dirty_ring_workload::Workload;
 
+use crate::kernel::Mask;
 use crate::pages::WORD_PAGES;
 
 /// The memory slots of the simulated VM. Not 0 and 1, so that a mistaken index shows.
@@ -114,6 +115,14 @@ impl SlotMap {
         }
     }
 
+    /// Returns the pages that KVM write-protects for `mask` (`kvm_reset_dirty_gfn`): none, if the slot
+    /// is unknown, or if one of them is beyond its end.
+    pub(crate) fn protected_by(self, mask: &Mask) -> impl Iterator<Item = usize> {
+        let is_inside = self.page(&mask.last()).is_some();
+        let pages = mask.pages().filter_map(move |gfn| self.page(&gfn));
+        pages.take_while(move |_| is_inside)
+    }
+
     /// Returns the page that an entry names, if there is one.
     pub(crate) fn page(self, gfn: &DirtyGfn) -> Option<usize> {
         let (first, pages) = if gfn.slot == SLOTS[0] {
@@ -149,5 +158,23 @@ mod tests {
             let offset = pages as u64;
             assert_eq!(map.page(&DirtyGfn { slot, offset }), None);
         }
+    }
+
+    #[test]
+    fn a_mask_that_reaches_beyond_its_slot_protects_nothing() {
+        let layout = Layout::new(&"pages=128,spin=0".parse().unwrap(), 1);
+        let map = layout.slot_map();
+        let [(slot, pages), _] = map.slots();
+        let gfn = |offset| DirtyGfn { slot, offset };
+        let mut mask = Mask::of(&gfn(pages as u64 - 2));
+        assert!(mask.gather(&gfn(pages as u64 - 1)));
+        assert_eq!(map.protected_by(&mask).collect::<Vec<_>>(), [62, 63]);
+        assert!(mask.gather(&gfn(pages as u64)));
+        assert_eq!(map.protected_by(&mask).count(), 0);
+        let unknown = DirtyGfn {
+            slot: SlotId(1),
+            offset: 0,
+        };
+        assert_eq!(map.protected_by(&Mask::of(&unknown)).count(), 0);
     }
 }

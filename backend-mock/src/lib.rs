@@ -38,8 +38,9 @@
 //!
 //! Each vCPU has a core of its own and memory of its own, and the reaper has one more core. A page
 //! is write-protected from the start and after each reset of its entry; a write to it costs a
-//! fault, which logs the page and makes it writable. At the soft limit the vCPU leaves. Harvests
-//! and resets take time during which the guest goes on, a reset flushes the vCPUs' TLBs, and the
+//! fault, which logs the page and makes it writable. At the soft limit the vCPU leaves. A reset goes
+//! through the rings as virt/kvm/dirty_ring.c does, and a signal ends it as there. Harvests and
+//! resets take time during which the guest goes on, a reset flushes the vCPUs' TLBs, and the
 //! lock goes to its callers in the order of arrival. Not simulated: the CPU's own page log
 //! (PML), huge pages, dirty logging by anything but a vCPU, and competition for cores.
 #![forbid(unsafe_code)]

@@ -29,6 +29,8 @@ pub(crate) struct AccessMeter {
     loads: AtomicU64,
     scanned: AtomicU64,
     harvested: AtomicU64,
+    /// Entries that are marked RESET.
+    waiting: AtomicU64,
 }
 
 /// What userspace did to the rings of one VM so far.
@@ -50,6 +52,18 @@ impl AccessMeter {
             scanned: self.scanned.load(Ordering::Relaxed),
             harvested: self.harvested.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns the entries that wait for a reset, of all rings.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Counts an entry whose flags change.
+    fn note_change(&self, old: u32, new: u32) {
+        let is_marked = |flags| u64::from(flags & EntryFlags::RESET.bits() != 0);
+        let waiting = self.waiting.load(Ordering::Relaxed) + is_marked(new) - is_marked(old);
+        self.waiting.store(waiting, Ordering::Relaxed);
     }
 }
 
@@ -88,9 +102,12 @@ impl RingMemory {
         let entry = self.entry(index);
         entry.slot.store(gfn.slot.0, Ordering::Relaxed);
         entry.offset.store(gfn.offset, Ordering::Relaxed);
-        entry
-            .flags
-            .store(EntryFlags::DIRTY.bits(), Ordering::Release);
+        self.set_flags(entry, EntryFlags::DIRTY.bits());
+    }
+
+    fn set_flags(&self, entry: &Entry, flags: u32) {
+        let before = entry.flags.swap(flags, Ordering::AcqRel);
+        self.meter.note_change(before, flags);
     }
 
     /// Returns an entry if it was harvested (`kvm_dirty_gfn_harvested`).
@@ -103,7 +120,7 @@ impl RingMemory {
     /// Takes an entry back if it was harvested, as the kernel's reset does.
     pub(crate) fn take_harvested(&self, index: u32) -> Option<DirtyGfn> {
         let gfn = self.harvested(index)?;
-        self.entry(index).flags.store(0, Ordering::Release);
+        self.set_flags(self.entry(index), 0);
         Some(gfn)
     }
 }
@@ -133,15 +150,16 @@ impl EntryMemory for RingMemory {
         if flags.contains(EntryFlags::RESET) {
             bump(&self.meter.harvested);
         }
-        self.entry(index)
-            .flags
-            .store(flags.bits(), Ordering::Release);
+        self.set_flags(self.entry(index), flags.bits());
     }
 
     fn replace_flags(&self, index: u32, old: EntryFlags, new: EntryFlags) {
         self.note_load(index);
         let flags = &self.entry(index).flags;
-        // Where they are others, they stay.
-        let _ = flags.compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Relaxed);
+        let (old, new) = (old.bits(), new.bits());
+        let changed = flags.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+        if changed.is_ok() {
+            self.meter.note_change(old, new);
+        }
     }
 }

@@ -42,6 +42,8 @@ pub struct SimReport {
     pub reaper_busy_ns: u64,
     /// Entries that named no registered page; refused.
     pub bad_entries: u64,
+    /// Pages that interrupted resets left unprotected.
+    pub forgotten_pages: u64,
     /// Suspects published again: pages that an interrupted reset may have left unprotected.
     pub suspects_published: u64,
     /// Why the log is incomplete although the guest went on: entries that named no page, or more
@@ -112,6 +114,7 @@ impl SimReport {
             reads: tally.reads,
             reaper_busy_ns: tally.reaper_busy_ns,
             bad_entries: stats().map(|stats| stats.bad_entries).sum(),
+            forgotten_pages: vm.forgotten_pages(),
             suspects_published: totals.suspects_published,
             failure: collector.check().err(),
             lost_pages: vm.unpublished_pages(),

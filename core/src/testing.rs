@@ -346,6 +346,9 @@ impl Backend for Kvm {
         Ok(())
     }
     fn publish_all(&mut self) -> Result<(), &'static str> {
+        if self.publication_fails {
+            return Err(PUBLICATION_FAILS);
+        }
         self.published_all += 1;
         Ok(())
     }

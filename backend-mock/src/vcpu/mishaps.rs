@@ -10,6 +10,9 @@ use crate::kernel::KernelRing;
 /// A slot that the simulated VM doesn't have.
 const UNKNOWN_SLOT: SlotId = SlotId::new(1, 99);
 
+/// Pages that a reset write-protects together.
+const MASK_PAGES: u64 = 64;
+
 /// Entries that name no page, mixed into the ring.
 #[derive(Debug)]
 pub(super) struct Garbage {
@@ -51,7 +54,8 @@ impl Vcpu {
         garbage.left = garbage.dice.times_until(garbage.permille);
         garbage.beyond_slot = !garbage.beyond_slot;
         let [_, (slot, pages)] = self.slots.slots();
-        let beyond = garbage.dice.below(1 << 20);
+        // Not within KVM's mask of a sound page: that one would stay writable.
+        let beyond = MASK_PAGES + garbage.dice.below(1 << 20);
         ring.push(if garbage.beyond_slot {
             DirtyGfn {
                 slot,

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::faults::Dice;
+use crate::kernel::Signal;
 use crate::layout::Layout;
 use crate::memory::{AccessMeter, RingMemory};
 
@@ -203,7 +204,6 @@ fn reset(
     entries: u32,
     slots: SlotMap,
 ) -> Vec<usize> {
-    let mut pages = Vec::new();
     for _ in 0..entries {
         let index = *at % SIZE.entries();
         if memory.load_flags(index) != EntryFlags::DIRTY {
@@ -211,9 +211,12 @@ fn reset(
         }
         memory.store_flags(index, EntryFlags::RESET);
         *at += 1;
-        let gfn = kernel.reset_next().unwrap();
-        pages.push(slots.page(&gfn).unwrap());
     }
+    let (mut pages, mut signal) = (Vec::new(), Signal::NEVER);
+    let done = kernel.reset(&mut signal, &mut 0, |mask| {
+        pages.extend(slots.protected_by(&mask));
+    });
+    assert_eq!(done, Ok(()));
     pages
 }
 

@@ -9,8 +9,11 @@ use dirty_ring_core::ring::Ring;
 
 use super::Vm;
 use crate::cost::ps;
-use crate::kernel::KernelRing;
+use crate::kernel::{Interrupted, KernelRing, Signal};
 use crate::memory::RingMemory;
+
+/// Interruptions for one false alarm.
+const FALSE_ALARM_SHARE: u16 = 4;
 
 impl Vm {
     /// Returns the cost of what userspace did to the rings since the last call.
@@ -26,38 +29,41 @@ impl Vm {
             .saturating_add(cost(self.cost.peek_load_ns, now.loads - before.loads))
     }
 
-    /// Returns how many of `waiting` entries the next reset gets through.
-    fn reset_limit(&mut self, waiting: u64) -> u64 {
-        if self.dice.happens(self.faults.interrupted_reset_permille) {
-            0
-        } else if self.dice.happens(self.faults.short_reset_permille) {
-            self.dice.below(waiting)
+    /// Returns when a signal interrupts the next reset, which `waiting` entries wait for.
+    fn next_signal(&mut self, waiting: u64) -> Signal {
+        if self.dice.happens(self.faults.barren_reset_permille) {
+            Signal::after(0)
+        } else if self.dice.happens(self.faults.interrupted_reset_permille) {
+            // KVM checks before each entry, and once more at the end of each ring.
+            let checks = waiting + self.kernel.len() as u64;
+            Signal::after(self.dice.below(checks))
         } else {
-            waiting
+            Signal::NEVER
         }
     }
 
-    /// Resets up to `limit` entries, vCPU by vCPU, and in each ring in order.
-    fn reset_entries(&mut self, limit: u64) -> u32 {
+    /// Resets the rings, vCPU by vCPU, until a signal is pending
+    /// (`kvm_vm_ioctl_reset_dirty_pages`). Returns the entries reset.
+    fn reset_rings(&mut self, mut signal: Signal) -> (u32, Result<(), Interrupted>) {
         let map = self.layout.slot_map();
-        let mut left = limit;
+        let mut total = 0;
         for vcpu in 0..self.kernel.len() {
-            let before = left;
-            while left != 0
-                && let Some(gfn) = self.kernel[vcpu].reset_next()
-            {
-                left -= 1;
-                // KVM as well passes over an entry that names no page.
-                if let Some(page) = map.page(&gfn) {
+            let mut count = 0;
+            let done = self.kernel[vcpu].reset(&mut signal, &mut count, |mask| {
+                for page in map.protected_by(&mask) {
                     let (owner, offset) = self.layout.owner(page);
                     self.vcpus[owner].protect(offset);
                 }
-            }
-            if left != before {
+            });
+            if count != 0 {
                 self.forecast_anew(vcpu);
             }
+            total += count;
+            if done.is_err() {
+                return (total, done);
+            }
         }
-        u32::try_from(limit - left).unwrap_or(u32::MAX)
+        (total, Ok(()))
     }
 }
 
@@ -78,24 +84,33 @@ impl Backend for Vm {
     }
 
     fn reset(&mut self) -> Result<Reset, Infallible> {
-        let harvested = self.meter.accesses().harvested;
-        let limit = self.reset_limit(harvested.saturating_sub(self.reset));
+        let waiting = self.meter.waiting();
+        let signal = self.next_signal(waiting);
         let work_ps = self
             .uncharged_ps()
             .saturating_add(ps(self.cost.reset_call_ns))
-            .saturating_add(ps(self.cost.reset_entry_ns).saturating_mul(limit));
+            .saturating_add(ps(self.cost.reset_entry_ns).saturating_mul(signal.limit(waiting)));
         // The guest runs on; what it writes now to a harvested page is what the order of reset and
         // publication is about.
         self.run_until_ps(self.now_ps.saturating_add(work_ps));
-        let entries = self.reset_entries(limit);
-        self.reset += u64::from(entries);
+        let (entries, done) = self.reset_rings(signal);
+        if let Err(Interrupted {
+            forgotten: Some(mask),
+        }) = done
+        {
+            self.forgotten += mask.pages().count() as u64;
+        }
         if entries != 0 {
             for vcpu in 0..self.vcpus.len() {
                 self.vcpus[vcpu].interrupt(ps(self.cost.tlb_flush_ns));
                 self.forecast_anew(vcpu);
             }
         }
-        Ok(Reset::of(entries))
+        let false_alarm = self.faults.interrupted_reset_permille / FALSE_ALARM_SHARE;
+        Ok(Reset {
+            entries,
+            maybe_interrupted: self.dice.happens(false_alarm) || done.is_err(),
+        })
     }
 
     fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), Infallible> {

@@ -74,8 +74,8 @@ pub struct Vm {
     meter: Arc<AccessMeter>,
     /// What of the meter has been charged.
     charged: Accesses,
-    /// Entries reset.
-    reset: u64,
+    /// Pages that interrupted resets left unprotected.
+    forgotten: u64,
     truth: Truth,
 }
 
@@ -133,7 +133,7 @@ impl Vm {
             logged,
             meter,
             charged: Accesses::default(),
-            reset: 0,
+            forgotten: 0,
             truth: Truth::new(&layout, logged),
             layout,
         };
@@ -223,6 +223,12 @@ impl Vm {
     /// always 0 with dirty logging off.
     pub fn unpublished_pages(&self) -> u64 {
         self.truth.unseen_pages(&self.layout, &self.vcpus)
+    }
+
+    /// Returns the pages that interrupted resets have counted and left unprotected. The next write to
+    /// such a page isn't logged.
+    pub fn forgotten_pages(&self) -> u64 {
+        self.forgotten
     }
 
     /// Returns the publications of a page while an entry of it waited for its reset; must be 0.

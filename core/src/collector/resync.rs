@@ -48,11 +48,12 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// vCPU may find it full up to a few times before.
     ///
     /// # Errors
-    /// [`CollectError::Publish`], [`CollectError::Reset`].
+    /// [`CollectError::Publish`] where the consumer didn't take that: the resynchronisation hasn't ended
+    /// then, and can be ended again. [`CollectError::Reset`].
     pub fn end_resync(&mut self, now: Instant) -> Result<(), CollectError<B::Error>> {
-        self.failure = None;
         let counted = self.backend.publish_all();
-        counted.map_err(|error| self.fail(CollectError::Publish(error)))?;
+        counted.map_err(CollectError::Publish)?;
+        self.failure = None;
         self.locate_rings(now)
     }
 

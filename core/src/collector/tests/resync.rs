@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::entry::EntryFlags;
-use crate::testing::{Cells, Random};
+use crate::testing::{Cells, PUBLICATION_FAILS, Random};
 
 type Pages = Collector<Kvm, 64>;
 
@@ -102,6 +102,23 @@ fn a_ring_whose_position_is_unknown_is_had_back() {
         resync(&mut collector);
         is_sound_again(&mut collector, 500);
     }
+}
+
+#[test]
+fn a_resync_ends_only_when_a_consumer_has_counted_all_memory_as_dirty() {
+    let mut collector: Pages = collector(1);
+    collector.backend().memory(0).log_pages(0..5);
+    collector.begin_resync().unwrap();
+    collector.backend_mut().publication_fails = true;
+    let failed = Err(CollectError::Publish(PUBLICATION_FAILS));
+    assert_eq!(collector.end_resync(Instant(1)), failed);
+    // The consumer is replaced: no page waits for it, and all memory is still to be counted.
+    collector.backend_mut().publication_fails = false;
+    collector.forgive_publication();
+    assert_eq!(collector.drain(Instant(1)), Err(CollectError::Resyncing));
+    assert_eq!(collector.end_resync(Instant(1)), Ok(()));
+    assert_eq!(collector.backend().published_all, 1);
+    assert_eq!(collector.drain(Instant(1)), Ok(true));
 }
 
 #[test]
