@@ -114,7 +114,6 @@ fn offsets(words: &[u64]) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::GuestAddress;
 
     /// Gives all of `slot`; returns the offsets.
     fn given(backlog: &mut Backlog, slot: SlotId) -> Vec<u64> {
@@ -133,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_page_is_given_once_and_to_the_sink_that_takes_it() {
-        let slot = MemorySlot::new(3, GuestAddress(0), 10_000);
+        let slot = MemorySlot::new(3, 0, 10_000);
         let mut backlog = Backlog::default();
         backlog.insert(slot.id, &[gfn(slot.id, 9_999), gfn(slot.id, 0)]);
         backlog.insert(slot.id, &[gfn(slot.id, 64), gfn(slot.id, 0)]);
@@ -147,7 +146,7 @@ mod tests {
     #[test]
     fn a_slot_counts_whole_and_goes_whole() {
         for pages in [1, 63, 64, 65, 10_000] {
-            let slot = MemorySlot::new(1, GuestAddress(0), pages);
+            let slot = MemorySlot::new(1, 0, pages);
             let mut backlog = Backlog::default();
             backlog.insert(slot.id, &[gfn(slot.id, pages - 1)]);
             backlog.insert_all(&slot);

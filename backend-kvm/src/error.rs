@@ -1,53 +1,43 @@
 //! What can go wrong, and what to do about it.
 
+use std::fmt;
 use std::sync::Arc;
 
+use crate::errno::Errno;
+use crate::sink::SinkError;
 use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::controller::StateError;
 use dirty_ring_core::size::RingSizeError;
 use dirty_ring_core::slots::SlotError;
-use kvm_ioctls::Error as KvmError;
-
-use crate::sink::SinkError;
 
 /// What the rings' backend may fail with.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RingsError {
     /// `KVM_RESET_DIRTY_RINGS` failed.
-    #[error("KVM_RESET_DIRTY_RINGS failed")]
-    Reset(#[source] KvmError),
+    Reset(Errno),
 
     /// The signals that would interrupt a reset can't be blocked.
-    #[error("signals can't be blocked around a reset: is rt_sigprocmask allowed?")]
-    Signals(#[source] Arc<std::io::Error>),
+    Signals(Errno),
 
     /// The sink returned this.
-    #[error("the sink failed")]
-    Sink(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    Sink(Arc<dyn std::error::Error + Send + Sync>),
 
     /// The sink panicked.
-    #[error("the sink panicked: {0}")]
     SinkPanicked(Arc<str>),
 }
 
 /// An error of the KVM backend.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// This kernel has no dirty ring.
-    #[error(
-        "this host's KVM offers no dirty ring (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, or \
-         KVM_CAP_DIRTY_LOG_RING on x86): use a kernel of 5.11 or later, built for it"
-    )]
     Unsupported,
 
     /// The ring's size is wrong.
-    #[error(transparent)]
-    RingSize(#[from] RingSizeError),
+    RingSize(RingSizeError),
 
     /// The kernel allows less than this.
-    #[error("this kernel allows dirty rings of {maximum} entries at most, not {entries}")]
     AboveKernelMaximum {
         /// Entries asked for.
         entries: u32,
@@ -56,36 +46,24 @@ pub enum Error {
     },
 
     /// `KVM_ENABLE_CAP` failed.
-    #[error(
-        "KVM did not enable dirty rings of {entries} entries: enable them once, before the VM's \
-         first vCPU"
-    )]
     Enable {
         /// Entries asked for.
         entries: u32,
         /// KVM's error.
-        source: KvmError,
+        source: Errno,
     },
 
     /// Mapping a vCPU's ring failed.
-    #[error(
-        "the dirty ring of vCPU {vcpu} can't be mapped with {entries} entries: were rings of that \
-         size enabled before the vCPU was created?"
-    )]
     Map {
         /// The vCPU's index.
         vcpu: usize,
         /// Entries asked for.
         entries: u32,
         /// The error of `mmap` or `madvise`.
-        source: KvmError,
+        source: Errno,
     },
 
     /// The ring has more entries than it was said to have.
-    #[error(
-        "the dirty ring of vCPU {vcpu} has more than {entries} entries: give the size that was \
-         enabled for this VM"
-    )]
     LargerRing {
         /// The vCPU's index.
         vcpu: usize,
@@ -94,9 +72,6 @@ pub enum Error {
     },
 
     /// Two vCPUs were given the same ring.
-    #[error(
-        "vCPU {vcpu} has the same dirty ring as vCPU {other}: give each vCPU's descriptor once"
-    )]
     MappedTwice {
         /// The vCPU's index.
         vcpu: usize,
@@ -105,20 +80,12 @@ pub enum Error {
     },
 
     /// A ring that was said to be new was reaped before.
-    #[error(
-        "the dirty ring of vCPU {vcpu} is not fresh: it was reaped before; go on with the tracker \
-         that reaped it, or give the ring's saved state"
-    )]
     NotFresh {
         /// The vCPU's index.
         vcpu: usize,
     },
 
     /// The entries of a ring don't fit its saved position.
-    #[error(
-        "the dirty ring of vCPU {vcpu} does not fit its saved position {position}: it belongs to \
-         another ring or another time; resync the rings and count all memory as dirty"
-    )]
     WrongPosition {
         /// The vCPU's index.
         vcpu: usize,
@@ -127,27 +94,21 @@ pub enum Error {
     },
 
     /// The VM's file descriptor can't be duplicated.
-    #[error("the VM's file descriptor can't be duplicated")]
-    Duplicate(#[source] std::io::Error),
+    Duplicate(Errno),
 
     /// A memory slot was refused.
-    #[error(transparent)]
-    Slot(#[from] SlotError),
+    Slot(SlotError),
 
     /// The sink refused a memory slot.
-    #[error(transparent)]
-    Sink(#[from] SinkError),
+    Sink(SinkError),
 
     /// The rings can't be reaped any more.
-    #[error(transparent)]
-    Collect(#[from] CollectError<RingsError>),
+    Collect(CollectError<RingsError>),
 
     /// A saved state doesn't fit.
-    #[error(transparent)]
-    State(#[from] StateError),
+    State(StateError),
 
     /// A vCPU index without a ring.
-    #[error("there is no vCPU {vcpu}: this tracker has {vcpus}")]
     NoSuchVcpu {
         /// The index asked for.
         vcpu: usize,
@@ -156,32 +117,159 @@ pub enum Error {
     },
 
     /// A reaper of this tracker is there already.
-    #[error("this tracker has a reaper already: stop it first")]
     HasReaper,
 
     /// A sink, a listener or a change of memory slots called the tracker that called it.
-    #[error(
-        "the tracker was called from inside a sink, a listener or a change of memory slots: make \
-         the call after that has returned"
-    )]
     Reentrant,
 
     /// The thread can't be started.
-    #[error("the reaper thread can't be started")]
-    Spawn(#[source] std::io::Error),
+    Spawn(std::io::Error),
 
     /// Blocking the signals of the reaper thread failed.
-    #[error("the reaper thread can't block its signals")]
-    Signals(#[source] std::io::Error),
+    Signals(Errno),
 
     /// The reaper's thread panicked: a controller or a listener did.
-    #[error(
-        "the reaper has ended, its thread panicked (in a controller or a listener?): {0}; stop it \
-         and start another"
-    )]
     Panicked(String),
 
     /// The embedder's way of kicking vCPUs out of guest mode failed.
-    #[error("the vCPUs can't be kicked out of guest mode")]
-    KickVcpus(#[source] Box<dyn std::error::Error + Send + Sync>),
+    KickVcpus(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl fmt::Display for RingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset(_) => f.write_str("KVM_RESET_DIRTY_RINGS failed"),
+            Self::Signals(_) => {
+                f.write_str("signals can't be blocked around a reset: is rt_sigprocmask allowed?")
+            }
+            Self::Sink(_) => f.write_str("the sink failed"),
+            Self::SinkPanicked(message) => write!(f, "the sink panicked: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for RingsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Reset(error) | Self::Signals(error) => Some(error),
+            Self::Sink(error) => Some(&**error),
+            Self::SinkPanicked(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported => f.write_str(
+                "this host's KVM offers no dirty ring (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, or \
+                 KVM_CAP_DIRTY_LOG_RING on x86): use a kernel of 5.11 or later, built for it",
+            ),
+            Self::RingSize(error) => error.fmt(f),
+            Self::AboveKernelMaximum { entries, maximum } => write!(
+                f,
+                "this kernel allows dirty rings of {maximum} entries at most, not {entries}"
+            ),
+            Self::Enable { entries, .. } => write!(
+                f,
+                "KVM did not enable dirty rings of {entries} entries: enable them once, before the \
+                 VM's first vCPU"
+            ),
+            Self::Map { vcpu, entries, .. } => write!(
+                f,
+                "the dirty ring of vCPU {vcpu} can't be mapped with {entries} entries: were rings of \
+                 that size enabled before the vCPU was created?"
+            ),
+            Self::LargerRing { vcpu, entries } => write!(
+                f,
+                "the dirty ring of vCPU {vcpu} has more than {entries} entries: give the size that \
+                 was enabled for this VM"
+            ),
+            Self::MappedTwice { vcpu, other } => write!(
+                f,
+                "vCPU {vcpu} has the same dirty ring as vCPU {other}: give each vCPU's descriptor \
+                 once"
+            ),
+            Self::NotFresh { vcpu } => write!(
+                f,
+                "the dirty ring of vCPU {vcpu} is not fresh: it was reaped before; go on with the \
+                 tracker that reaped it, or give the ring's saved state"
+            ),
+            Self::WrongPosition { vcpu, position } => write!(
+                f,
+                "the dirty ring of vCPU {vcpu} does not fit its saved position {position}: it \
+                 belongs to another ring or another time; resync the rings and count all memory as \
+                 dirty"
+            ),
+            Self::Duplicate(_) => f.write_str("the VM's file descriptor can't be duplicated"),
+            Self::Slot(error) => error.fmt(f),
+            Self::Sink(error) => error.fmt(f),
+            Self::Collect(error) => error.fmt(f),
+            Self::State(error) => error.fmt(f),
+            Self::NoSuchVcpu { vcpu, vcpus } => {
+                write!(f, "there is no vCPU {vcpu}: this tracker has {vcpus}")
+            }
+            Self::HasReaper => f.write_str("this tracker has a reaper already: stop it first"),
+            Self::Reentrant => f.write_str(
+                "the tracker was called from inside a sink, a listener or a change of memory \
+                 slots: make the call after that has returned",
+            ),
+            Self::Spawn(_) => f.write_str("the reaper thread can't be started"),
+            Self::Signals(_) => f.write_str("the reaper thread can't block its signals"),
+            Self::Panicked(message) => write!(
+                f,
+                "the reaper has ended, its thread panicked (in a controller or a listener?): \
+                 {message}; stop it and start another"
+            ),
+            Self::KickVcpus(_) => f.write_str("the vCPUs can't be kicked out of guest mode"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Enable { source, .. } | Self::Map { source, .. } => Some(source),
+            Self::Duplicate(error) | Self::Signals(error) => Some(error),
+            Self::Spawn(error) => Some(error),
+            Self::KickVcpus(error) => Some(&**error),
+            // These say all of it themselves.
+            Self::RingSize(error) => error.source(),
+            Self::Slot(error) => error.source(),
+            Self::Sink(error) => error.source(),
+            Self::Collect(error) => error.source(),
+            Self::State(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl From<RingSizeError> for Error {
+    fn from(error: RingSizeError) -> Self {
+        Self::RingSize(error)
+    }
+}
+
+impl From<SlotError> for Error {
+    fn from(error: SlotError) -> Self {
+        Self::Slot(error)
+    }
+}
+
+impl From<SinkError> for Error {
+    fn from(error: SinkError) -> Self {
+        Self::Sink(error)
+    }
+}
+
+impl From<CollectError<RingsError>> for Error {
+    fn from(error: CollectError<RingsError>) -> Self {
+        Self::Collect(error)
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
 }

@@ -17,7 +17,7 @@
 //! use dirty_ring_core::controller::Policy;
 //! use dirty_ring_kvm::{BitmapSink, EXIT_DIRTY_RING_FULL, MemorySlot, Support, Tracker};
 //! use kvm_ioctls::{Kvm, VcpuExit};
-//! use vm_memory::{GuestAddress, GuestMemoryMmap, bitmap::AtomicBitmap};
+//! use vm_memory::{GuestMemoryMmap, bitmap::AtomicBitmap};
 //!
 //! # fn embed(memory: GuestMemoryMmap<AtomicBitmap>) -> Result<(), Box<dyn std::error::Error>> {
 //! let kvm = Kvm::new()?;
@@ -26,7 +26,7 @@
 //! let mut rings = support.enable(&vm, support.max_entries)?;
 //! let mut vcpu = vm.create_vcpu(0)?;
 //! rings.add_vcpu(&vcpu)?;
-//! rings.add_slot(MemorySlot::new(0, GuestAddress(0), 1 << 18))?;
+//! rings.add_slot(MemorySlot::new(0, 0x0, 1 << 18))?;
 //! let size = rings.size();
 //! let tracker = Tracker::new(rings)?;
 //!
@@ -48,6 +48,15 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Descriptors are anything that has a raw one (`&VmFd` and `&VcpuFd` of kvm-ioctls, an `OwnedFd`), and
+//! errors carry an [`Errno`]: no other crate's types, and so no other crate's version, are in this
+//! interface. What the crate has to say goes to [`log`], which programs with `tracing` hear through
+//! `tracing-log`.
+//!
+//! # Features
+//!
+//! * `vm-memory` (default): [`BitmapSink`], a sink for the dirty bitmaps of the vm-memory crate.
 //!
 //! # When something goes wrong
 //!
@@ -82,6 +91,9 @@
 
 mod arch;
 mod backlog;
+#[cfg(feature = "vm-memory")]
+mod bitmap_sink;
+mod errno;
 mod error;
 mod host;
 mod mapping;
@@ -97,11 +109,14 @@ mod tracker;
 #[allow(unsafe_code)]
 mod sys;
 
+#[cfg(feature = "vm-memory")]
+pub use bitmap_sink::BitmapSink;
+pub use errno::Errno;
 pub use error::{Error, RingsError};
 pub use mapping::MappedRing;
 pub use reaper::{ReaperBuilder, ReaperHandle, Stopped};
 pub use rings::KvmRings;
-pub use sink::{BitmapSink, PageSink, SinkError, SinkFailure};
+pub use sink::{PageSink, SinkError, SinkFailure};
 pub use slots::MemorySlot;
 pub use stats::{BadEntry, ReaperStats, VcpuStats};
 pub use support::{EXIT_DIRTY_RING_FULL, Flavour, Support};

@@ -1,11 +1,10 @@
 //! A vCPU's dirty ring, mapped.
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use dirty_ring_core::entry::{DirtyGfn, EntryFlags, EntryMemory, SlotId};
 use dirty_ring_core::size::RingSize;
-use kvm_bindings::KVM_DIRTY_LOG_PAGE_OFFSET;
-use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 use crate::host;
@@ -13,7 +12,7 @@ use crate::sys::{self, EntryMapping, SharedEntry};
 
 /// The entries of one vCPU's ring, shared with KVM.
 ///
-/// It owns its mapping, needs no `&VcpuFd` to be read, and is `Send`: another thread harvests it
+/// It owns its mapping, needs no descriptor to be read, and is `Send`: another thread harvests it
 /// while the vCPU runs. The mapping outlives the vCPU's descriptor.
 #[derive(Debug)]
 pub struct MappedRing {
@@ -27,8 +26,8 @@ impl MappedRing {
     ///
     /// # Errors
     /// [`Error::Map`] where it can't be mapped or is smaller, [`Error::LargerRing`].
-    pub fn map(vcpu: usize, vcpu_fd: &VcpuFd, size: RingSize) -> Result<Self, Error> {
-        let offset = i64::from(KVM_DIRTY_LOG_PAGE_OFFSET) * i64::from(host::page_bytes());
+    pub fn map(vcpu: usize, vcpu_fd: &impl AsRawFd, size: RingSize) -> Result<Self, Error> {
+        let offset = i64::from(sys::RING_FIRST_PAGE) * i64::from(host::page_bytes());
         let refused = |source| Error::Map {
             vcpu,
             entries: size.entries(),

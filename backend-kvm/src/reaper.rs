@@ -189,7 +189,7 @@ fn end(
         progress.phase = Phase::Idle;
     });
     if let Some(error) = &error {
-        tracing::error!(%error, "the reaper has ended");
+        log::error!("the reaper has ended: {error}");
     }
     if session.is_abandoned() {
         let _ = session.with(release);

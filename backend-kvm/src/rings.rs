@@ -1,15 +1,13 @@
 //! The rings of one VM as core's backend.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::{Ring, RingPosition, RingState};
 use dirty_ring_core::size::RingSize;
-use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::backlog::Backlog;
 use crate::error::{Error, RingsError};
@@ -55,7 +53,7 @@ impl KvmRings {
     ///
     /// # Errors
     /// [`Error::Duplicate`].
-    pub fn enabled_elsewhere(vm: &VmFd, size: RingSize) -> Result<Self, Error> {
+    pub fn enabled_elsewhere(vm: &impl AsRawFd, size: RingSize) -> Result<Self, Error> {
         Ok(Self {
             vm: sys::duplicate(vm).map_err(Error::Duplicate)?,
             clock: Clock::start(),
@@ -76,7 +74,7 @@ impl KvmRings {
     ///
     /// # Errors
     /// [`Error::Map`], [`Error::LargerRing`], [`Error::MappedTwice`], [`Error::NotFresh`].
-    pub fn add_vcpu(&mut self, vcpu: &VcpuFd) -> Result<usize, Error> {
+    pub fn add_vcpu(&mut self, vcpu: &impl AsRawFd) -> Result<usize, Error> {
         self.add_vcpu_at(vcpu, RingPosition::START)
     }
 
@@ -89,7 +87,7 @@ impl KvmRings {
     /// without entries is found by the first pass or drain that meets one.
     pub fn add_vcpu_at(
         &mut self,
-        vcpu: &VcpuFd,
+        vcpu: &impl AsRawFd,
         state: impl Into<RingState>,
     ) -> Result<usize, Error> {
         let index = self.rings.len();
@@ -233,12 +231,12 @@ impl Backend for KvmRings {
         if !is_first {
             return;
         }
-        tracing::warn!(
-            vcpu = ring,
-            address_space = gfn.slot.address_space(),
-            slot = gfn.slot.slot(),
-            offset = gfn.offset,
-            "a dirty ring entry names no registered page: a page is lost"
+        log::warn!(
+            "a dirty ring entry of vCPU {ring} names no registered page: page {} of slot {} in address \
+             space {} is lost",
+            gfn.offset,
+            gfn.slot.slot(),
+            gfn.slot.address_space()
         );
     }
 
@@ -250,7 +248,7 @@ impl Backend for KvmRings {
             let entries = sys::reset_dirty_rings(&self.vm);
             (before, entries, host::times_stopped())
         })
-        .map_err(|error| RingsError::Signals(Arc::new(error)))?;
+        .map_err(RingsError::Signals)?;
         Ok(Reset {
             entries: entries.map_err(RingsError::Reset)?,
             maybe_interrupted: before.is_none() || before != after,

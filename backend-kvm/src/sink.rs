@@ -1,12 +1,10 @@
 //! Where harvested pages go.
 
-use dirty_ring_core::entry::{DirtyGfn, SlotId};
-use vm_memory::bitmap::Bitmap;
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use std::fmt;
 
 use crate::backlog::Backlog;
-use crate::host;
 use crate::slots::MemorySlot;
+use dirty_ring_core::entry::{DirtyGfn, SlotId};
 
 /// Why a sink didn't take pages.
 pub type SinkFailure = Box<dyn std::error::Error + Send + Sync>;
@@ -73,14 +71,10 @@ impl<S: PageSink + ?Sized> PageSink for Box<S> {
 }
 
 /// A slot that a sink has no place for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "guest memory has no region for the {pages} pages at {address:#x} of memory slot {slot}: \
-     register the slot with the address and size of its region"
-)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkError {
     /// The slot's number.
-    pub slot: u16,
+    pub slot: SlotId,
     /// Its guest physical address.
     pub address: u64,
     /// Its size, in pages.
@@ -88,135 +82,25 @@ pub struct SinkError {
 }
 
 impl SinkError {
-    fn of(slot: &MemorySlot) -> Self {
+    /// Creates the error for `slot`.
+    pub const fn of(slot: &MemorySlot) -> Self {
         Self {
-            slot: slot.id.slot(),
-            address: slot.address.0,
+            slot: slot.id,
+            address: slot.address,
             pages: slot.pages,
         }
     }
 }
 
-/// Marks pages in the dirty bitmaps of a [`GuestMemoryBackend`], the way rust-vmm's VMMs keep
-/// them: read and clear them through `region.bitmap()`.
-#[derive(Debug)]
-pub struct BitmapSink<M> {
-    memory: M,
-    page_bytes: u64,
-}
-
-impl<M: GuestMemoryBackend> BitmapSink<M> {
-    /// Creates a sink for `memory`; a clone of a `GuestMemoryMmap` shares its regions and bitmaps.
-    pub fn new(memory: M) -> Self {
-        Self {
-            memory,
-            page_bytes: host::page_bytes().into(),
-        }
-    }
-
-    /// Returns the region around `slot`, which `add_slot` found.
-    fn region(&self, slot: &MemorySlot) -> Result<&M::R, SinkFailure> {
-        let region = self.memory.find_region(slot.address);
-        Ok(region.ok_or_else(|| SinkError::of(slot))?)
+impl fmt::Display for SinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "guest memory has no region for the {} pages at {:#x} of memory slot {}: register the \
+             slot with the address and size of its region",
+            self.pages, self.address, self.slot.0
+        )
     }
 }
 
-impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
-    fn add_slot(&mut self, slot: MemorySlot) -> Result<(), SinkError> {
-        let bytes = slot.pages.checked_mul(self.page_bytes);
-        let last = bytes.and_then(|bytes| slot.address.checked_add(bytes.checked_sub(1)?));
-        let region = self.memory.find_region(slot.address);
-        match (region, last) {
-            (Some(region), Some(last)) if last <= region.last_addr() => Ok(()),
-            _ => Err(SinkError::of(&slot)),
-        }
-    }
-
-    fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
-        let region = self.region(slot)?;
-        let slot_offset = slot.address.unchecked_offset_from(region.start_addr());
-        // Guests write runs of pages.
-        for run in pages.chunk_by(|one, next| one.offset.checked_add(1) == Some(next.offset)) {
-            if let [first, ..] = run {
-                let begin = slot_offset + first.offset * self.page_bytes;
-                let bytes = run.len() as u64 * self.page_bytes;
-                region.bitmap().mark_dirty(begin as usize, bytes as usize);
-            }
-        }
-        Ok(())
-    }
-
-    fn publish_all(&mut self, slot: &MemorySlot) -> Result<(), SinkFailure> {
-        let region = self.region(slot)?;
-        let begin = slot.address.unchecked_offset_from(region.start_addr());
-        let bytes = slot.pages * self.page_bytes;
-        region.bitmap().mark_dirty(begin as usize, bytes as usize);
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vm_memory::bitmap::AtomicBitmap;
-    use vm_memory::{GuestAddress, GuestMemoryMmap};
-
-    type Memory = GuestMemoryMmap<AtomicBitmap>;
-
-    fn memory() -> Memory {
-        let ranges = [
-            (GuestAddress(0x1_0000), 16 << 12),
-            (GuestAddress(0x10_0000), 16 << 12),
-        ];
-        Memory::from_ranges(&ranges).unwrap()
-    }
-
-    fn dirty(memory: &Memory) -> Vec<u64> {
-        memory
-            .iter()
-            .flat_map(|region| {
-                (0..16u64)
-                    .filter(|page| region.bitmap().dirty_at((*page as usize) << 12))
-                    .map(|page| region.start_addr().0 + (page << 12))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn pages_land_in_the_bitmap_of_their_region_and_nowhere_else() {
-        let memory = memory();
-        let mut sink = BitmapSink::new(memory.clone());
-        // A slot may begin inside a region.
-        let low = MemorySlot::new(3, GuestAddress(0x1_2000), 14);
-        let high = MemorySlot::new(4, GuestAddress(0x10_0000), 16);
-        sink.add_slot(low).unwrap();
-        sink.add_slot(high).unwrap();
-        let gfn = |slot: &MemorySlot, offset| DirtyGfn {
-            slot: slot.id,
-            offset,
-        };
-        sink.publish(&low, &[gfn(&low, 0), gfn(&low, 1), gfn(&low, 13)])
-            .unwrap();
-        sink.publish(&high, &[gfn(&high, 14), gfn(&high, 15)])
-            .unwrap();
-        assert_eq!(
-            dirty(&memory),
-            [0x1_2000, 0x1_3000, 0x1_f000, 0x10_e000, 0x10_f000]
-        );
-    }
-
-    #[test]
-    fn a_slot_outside_its_region_is_refused_with_its_place() {
-        let mut sink = BitmapSink::new(memory());
-        for (address, pages) in [
-            (0x1_0000, 17),
-            (0x2_0000, 1),
-            (0x10_0000, u64::MAX),
-            (0x10_0000, 0),
-        ] {
-            let slot = MemorySlot::new(1, GuestAddress(address), pages);
-            let error = sink.add_slot(slot).unwrap_err();
-            assert_eq!((error.address, error.pages), (address, pages));
-        }
-    }
-}
+impl std::error::Error for SinkError {}

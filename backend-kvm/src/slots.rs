@@ -2,7 +2,6 @@
 
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::slots::SlotError;
-use vm_memory::GuestAddress;
 
 /// A memory slot of the VM, as it was given to `KVM_SET_USER_MEMORY_REGION` with
 /// `KVM_MEM_LOG_DIRTY_PAGES`.
@@ -11,16 +10,17 @@ pub struct MemorySlot {
     /// Slot and address space.
     pub id: SlotId,
     /// Guest physical address of its first page.
-    pub address: GuestAddress,
+    pub address: u64,
     /// Pages.
     pub pages: u64,
 }
 
 impl MemorySlot {
-    /// Creates slot `slot` of address space 0, `pages` pages from `address` on.
-    pub const fn new(slot: u16, address: GuestAddress, pages: u64) -> Self {
+    /// Creates a slot with the `slot` of `kvm_userspace_memory_region`: its number, and its address space
+    /// in the upper 16 bits. It has `pages` pages from the guest physical address `address` on.
+    pub const fn new(slot: u32, address: u64, pages: u64) -> Self {
         Self {
-            id: SlotId::new(0, slot),
+            id: SlotId(slot),
             address,
             pages,
         }
@@ -95,7 +95,7 @@ mod tests {
     fn more_slots_than_a_table_of_fixed_size_would_hold_are_known_by_number() {
         let mut slots = Slots::default();
         for number in (0..2000).rev() {
-            let slot = MemorySlot::new(number, GuestAddress(0), 1 + u64::from(number));
+            let slot = MemorySlot::new(number, 0, 1 + u64::from(number));
             slots.insert(slot).unwrap();
         }
         let gfn = |slot, offset| DirtyGfn {
@@ -107,22 +107,20 @@ mod tests {
         assert!(slots.remove(SlotId::new(0, 1999)) && !slots.remove(SlotId::new(0, 1999)));
         assert!(slots.was_removed(SlotId::new(0, 1999)));
         assert!(!slots.contains(&gfn(1999, 0)) && slots.contains(&gfn(1998, 0)));
-        slots
-            .insert(MemorySlot::new(1999, GuestAddress(0), 1))
-            .unwrap();
+        slots.insert(MemorySlot::new(1999, 0, 1)).unwrap();
         assert!(!slots.was_removed(SlotId::new(0, 1999)));
     }
 
     #[test]
     fn a_slot_twice_or_without_pages_is_refused() {
         let mut slots = Slots::default();
-        let slot = MemorySlot::new(3, GuestAddress(0), 5);
+        let slot = MemorySlot::new(3, 0, 5);
         slots.insert(slot).unwrap();
         assert_eq!(
             slots.insert(slot),
             Err(SlotError::Duplicate { slot: slot.id })
         );
-        let empty = MemorySlot::new(4, GuestAddress(0), 0);
+        let empty = MemorySlot::new(4, 0, 0);
         assert_eq!(
             slots.insert(empty),
             Err(SlotError::Empty { slot: empty.id })

@@ -1,20 +1,25 @@
 //! The dirty ring as this host's KVM offers it, and how it is enabled.
 
+use std::os::fd::AsRawFd;
+
 use dirty_ring_core::size::{ENTRY_BYTES, MAX_ENTRIES, RingSize};
-use kvm_bindings::{
-    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP,
-    KVM_EXIT_DIRTY_RING_FULL, kvm_enable_cap,
-};
-use kvm_ioctls::{Kvm, VmFd};
 
 use crate::arch::{self, Arch};
 use crate::error::Error;
 use crate::host;
 use crate::rings::KvmRings;
+use crate::sys;
 
-/// The exit reason of a vCPU whose ring reached its soft limit; kvm-ioctls shows it as
-/// `VcpuExit::Unsupported(EXIT_DIRTY_RING_FULL)`.
-pub const EXIT_DIRTY_RING_FULL: u32 = KVM_EXIT_DIRTY_RING_FULL;
+/// The exit reason of a vCPU whose ring reached its soft limit (`KVM_EXIT_DIRTY_RING_FULL`).
+///
+/// kvm-ioctls 0.25 has no variant for it and shows it as `VcpuExit::Unsupported(EXIT_DIRTY_RING_FULL)`.
+/// The day it gets one, match that variant as well: the number in `kvm_run.exit_reason` stays.
+pub const EXIT_DIRTY_RING_FULL: u32 = 31;
+
+// Numbers of capabilities (include/uapi/linux/kvm.h). The tests compare them with kvm-bindings.
+const KVM_CAP_DIRTY_LOG_RING: u32 = 192;
+const KVM_CAP_DIRTY_LOG_RING_ACQ_REL: u32 = 223;
+const KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP: u32 = 225;
 
 /// The capability that enables the rings (api.rst 8.29).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +71,8 @@ impl Support {
     ///
     /// # Errors
     /// [`Error::Unsupported`].
-    pub fn probe(kvm: &Kvm) -> Result<Self, Error> {
-        let offers = |capability: u32| kvm.check_extension_raw(capability.into());
+    pub fn probe(kvm: &impl AsRawFd) -> Result<Self, Error> {
+        let offers = |capability| sys::check_extension(kvm, capability);
         Self::choose(
             &arch::HOST,
             offers(KVM_CAP_DIRTY_LOG_RING_ACQ_REL),
@@ -80,8 +85,8 @@ impl Support {
     /// a ring in bytes, or 0.
     fn choose(
         arch: &Arch,
-        acq_rel_bytes: i32,
-        ordered_bytes: i32,
+        acq_rel_bytes: u32,
+        ordered_bytes: u32,
         with_bitmap: bool,
     ) -> Result<Self, Error> {
         let (flavour, bytes) = if acq_rel_bytes > 0 {
@@ -93,7 +98,7 @@ impl Support {
         };
         Ok(Self {
             flavour,
-            max_entries: (bytes.unsigned_abs() / ENTRY_BYTES).min(MAX_ENTRIES),
+            max_entries: (bytes / ENTRY_BYTES).min(MAX_ENTRIES),
             with_bitmap,
             needs_bitmap: arch.writes_without_vcpu,
             cpu_log_entries: (arch.cpu_log_entries)(),
@@ -123,14 +128,9 @@ impl Support {
     ///
     /// # Errors
     /// Those of [`size`](Self::size), [`Error::Enable`], [`Error::Duplicate`].
-    pub fn enable(&self, vm: &VmFd, entries: u32) -> Result<KvmRings, Error> {
+    pub fn enable(&self, vm: &impl AsRawFd, entries: u32) -> Result<KvmRings, Error> {
         let size = self.size(entries)?;
-        let capability = kvm_enable_cap {
-            cap: self.flavour.capability(),
-            args: [size.bytes().into(), 0, 0, 0],
-            ..Default::default()
-        };
-        vm.enable_cap(&capability)
+        sys::enable_capability(vm, self.flavour.capability(), size.bytes().into())
             .map_err(|source| Error::Enable { entries, source })?;
         KvmRings::enabled_elsewhere(vm, size)
     }
@@ -148,6 +148,24 @@ mod tests {
         cpu_log_entries: || 512,
         ..arch::HOST
     };
+
+    #[test]
+    fn the_numbers_are_those_of_kvm_bindings() {
+        assert_eq!(
+            [
+                EXIT_DIRTY_RING_FULL,
+                KVM_CAP_DIRTY_LOG_RING,
+                KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+                KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
+            ],
+            [
+                kvm_bindings::KVM_EXIT_DIRTY_RING_FULL,
+                kvm_bindings::KVM_CAP_DIRTY_LOG_RING,
+                kvm_bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+                kvm_bindings::KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
+            ]
+        );
+    }
 
     #[test]
     fn the_acquire_release_flavour_is_preferred() {
@@ -176,7 +194,7 @@ mod tests {
 
     #[test]
     fn no_capability_is_an_error_that_says_what_is_missing() {
-        let error = Support::choose(&NO_CPU_LOG, 0, -1, true).unwrap_err();
+        let error = Support::choose(&NO_CPU_LOG, 0, 0, true).unwrap_err();
         assert!(error.to_string().contains("KVM_CAP_DIRTY_LOG_RING_ACQ_REL"));
     }
 

@@ -1,13 +1,13 @@
 //! The tracker: the dirty rings of one VM, for as long as the VM lives.
 
 use std::fmt;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{Collector, RingFullMode, RingFullReport};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
-use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 use crate::reaper::ReaperBuilder;
@@ -108,7 +108,7 @@ impl Tracker {
     ///
     /// # Errors
     /// Those of [`KvmRings::add_vcpu`], [`Error::Reentrant`].
-    pub fn add_vcpu(&self, vcpu: &VcpuFd) -> Result<VcpuHandle, Error> {
+    pub fn add_vcpu(&self, vcpu: &impl AsRawFd) -> Result<VcpuHandle, Error> {
         let vcpu = self
             .session
             .with(|collector| collector.backend_mut().add_vcpu(vcpu))??;

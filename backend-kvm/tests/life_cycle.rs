@@ -368,7 +368,7 @@ fn a_slot_that_was_left_out_is_a_lost_page_that_every_flush_names() {
     running.stop().unwrap();
     let error = reaper.stop().unwrap_err();
     assert!(error.to_string().contains("register every memory slot"));
-    assert!(!copies.lock().unwrap().contains_key(&left_out.address.0));
+    assert!(!copies.lock().unwrap().contains_key(&left_out.address));
 }
 
 #[test]

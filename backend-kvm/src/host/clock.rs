@@ -1,9 +1,10 @@
 //! The time since a reaper's start, and the CPU time of a thread.
 
-use std::time::{self, Duration};
+use std::time;
 
 use dirty_ring_core::time::{Instant, Micros};
-use nix::time::{ClockId, clock_gettime};
+
+use crate::sys;
 
 /// What a clock shows at its start: far enough from 0 that the ages in a saved state fit before it.
 const EPOCH: Instant = Instant(1 << 50);
@@ -30,6 +31,5 @@ impl Clock {
 
 /// Returns the CPU time that the calling thread has used.
 pub(crate) fn thread_cpu() -> Option<Micros> {
-    let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
-    Some(Duration::from(used).into())
+    Some(sys::thread_cpu().ok()?.into())
 }

@@ -13,10 +13,10 @@ const TIMER_SLACK_NS: std::ffi::c_ulong = 1;
 /// default), nor until a vCPU thread on the same core has used up its slice. Neither request needs
 /// a privilege; if one fails, wake-ups are later.
 pub(crate) fn wake_precisely() {
-    if let Err(error) = nix::sys::prctl::set_timerslack(TIMER_SLACK_NS) {
-        tracing::debug!(%error, "the reaper's timer slack is unchanged");
+    if let Err(error) = sys::set_timer_slack(TIMER_SLACK_NS) {
+        log::debug!("the reaper's timer slack is unchanged: {error}");
     }
     if let Err(error) = sys::set_slice(SLICE_NS) {
-        tracing::debug!(%error, "the reaper's slice is unchanged");
+        log::debug!("the reaper's slice is unchanged: {error}");
     }
 }

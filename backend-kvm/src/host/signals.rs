@@ -1,13 +1,10 @@
 //! Signals of the calling thread, and whether it was stopped: both end `KVM_RESET_DIRTY_RINGS` early.
 
-use std::io;
-
-use nix::sys::resource::{UsageWho, getrusage};
-
-use crate::sys::SignalMask;
+use crate::errno::Errno;
+use crate::sys::{self, SignalMask};
 
 /// Blocks every signal on the calling thread that doesn't come from its own instructions.
-pub(crate) fn block_signals() -> io::Result<()> {
+pub(crate) fn block_signals() -> Result<(), Errno> {
     SignalMask::ALL_ASYNCHRONOUS.set().map(|_| ())
 }
 
@@ -15,7 +12,7 @@ pub(crate) fn block_signals() -> io::Result<()> {
 ///
 /// # Errors
 /// Where the kernel refuses the mask; then `work` doesn't run.
-pub(crate) fn without_signals<R>(work: impl FnOnce() -> R) -> io::Result<R> {
+pub(crate) fn without_signals<R>(work: impl FnOnce() -> R) -> Result<R, Errno> {
     let before = SignalMask::ALL_ASYNCHRONOUS.set()?;
     let result = work();
     before.set()?;
@@ -28,8 +25,7 @@ pub(crate) fn without_signals<R>(work: impl FnOnce() -> R) -> io::Result<R> {
 /// SIGSTOP, a debugger and the freezer can't be blocked. A thread that meets one gives up its CPU
 /// before it returns from the system call that it is in.
 pub(crate) fn times_stopped() -> Option<i64> {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
-    Some(usage.voluntary_context_switches())
+    sys::voluntary_switches().ok()
 }
 
 #[cfg(test)]

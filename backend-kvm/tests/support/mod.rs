@@ -112,7 +112,7 @@ impl PageSink for Copying {
     fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
         let mut copies = self.copies.lock().unwrap();
         for page in pages {
-            let address = slot.address.0 + page.offset * 4096;
+            let address = slot.address + page.offset * 4096;
             let word = self.ram.read_obj(GuestAddress(address)).unwrap();
             copies.insert(address, word);
         }

@@ -10,7 +10,6 @@ use dirty_ring_kvm::{
     BitmapSink, Error, MemorySlot, PageSink, ReaperHandle, Support, Tracker, VcpuHandle,
 };
 use kvm_ioctls::Kvm;
-use vm_memory::GuestAddress;
 
 use crate::error::CallbackError;
 use crate::layout::{GuestConfig, GuestSlot};
@@ -123,8 +122,7 @@ impl Reaping {
 impl GuestSlot {
     /// Returns the slot as a reaper registers it.
     pub const fn memory_slot(&self) -> MemorySlot {
-        // Slot numbers are below `MAX_DATA_SLOTS`, so they fit.
-        MemorySlot::new(self.id as u16, GuestAddress(self.guest_address), self.pages)
+        MemorySlot::new(self.id, self.guest_address, self.pages)
     }
 }
 

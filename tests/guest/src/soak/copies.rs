@@ -116,7 +116,7 @@ pub(super) struct CopyingSink(pub(super) Arc<Copies>);
 
 impl PageSink for CopyingSink {
     fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
-        let first = (slot.address.0 - self.0.first_address) / PAGE_BYTES;
+        let first = (slot.address - self.0.first_address) / PAGE_BYTES;
         let mishap = lock(&self.0.mishap).take();
         // A sink that fails has taken some of the pages.
         let taken = match mishap {
