@@ -10,6 +10,7 @@
 //!
 //! * `command` (default) builds the `dirty-ring` command and its dependencies. Embedders of the
 //!   library turn off the default features.
+//! * `vm-memory` (default): a sink for the dirty bitmaps of the vm-memory crate.
 //! * `mock` re-exports the simulated VM; `command` implies it.
 #![forbid(unsafe_code)]
 
