@@ -114,7 +114,7 @@ pub use bitmap_sink::BitmapSink;
 pub use errno::Errno;
 pub use error::{Error, RingsError};
 pub use mapping::MappedRing;
-pub use reaper::{ReaperBuilder, ReaperHandle, Stopped};
+pub use reaper::{Next, ReaperBody, ReaperBuilder, ReaperHandle, Stopped};
 pub use rings::KvmRings;
 pub use sink::{PageSink, SinkError, SinkFailure};
 pub use slots::MemorySlot;
