@@ -9,6 +9,7 @@ use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{Collector, RingFullMode, RingFullReport};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
+use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Instant;
 
 use crate::error::Error;
@@ -134,6 +135,14 @@ impl Tracker {
         self.flush(kick_vcpus)?;
         self.session
             .with(|collector| collector.backend_mut().take_logs())?
+    }
+
+    /// Returns the size of each ring.
+    ///
+    /// # Errors
+    /// [`Error::Reentrant`].
+    pub fn ring_size(&self) -> Result<RingSize, Error> {
+        self.session.with(|collector| collector.backend().size())
     }
 
     /// Returns the side of vCPU `vcpu`.
