@@ -123,13 +123,13 @@ impl Guest {
 
     /// Switches dirty logging of one data slot on or off, or creates the slot anew. See
     /// [`set_logging`](Self::set_logging).
-    pub(crate) fn set_slot_logging(&self, slot: &GuestSlot, on: bool) -> Result<(), GuestError> {
+    pub fn set_slot_logging(&self, slot: &GuestSlot, on: bool) -> Result<(), GuestError> {
         self.set_slot(slot, if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
     }
 
     /// Removes a data slot. A vCPU that touches its pages from then on fails; their contents stay
     /// in the guest's memory.
-    pub(crate) fn remove_slot(&self, slot: &GuestSlot) -> Result<(), GuestError> {
+    pub fn remove_slot(&self, slot: &GuestSlot) -> Result<(), GuestError> {
         sys::remove_memory_slot(&self.vm, slot.id)
             .map_err(GuestError::kvm(format!("remove memory slot {}", slot.id)))
     }
