@@ -62,6 +62,13 @@ impl Backlog {
         })
     }
 
+    /// Takes the pages of `slot`: a bit for each page that it has.
+    pub(crate) fn take(&mut self, slot: &MemorySlot) -> Vec<u64> {
+        let mut words = std::mem::take(self.words(slot.id));
+        words.resize(slot.pages.div_ceil(u64::BITS.into()) as usize, 0);
+        words
+    }
+
     /// Gives the pages of `slot` to `publish`, and forgets them when it has taken all.
     pub(crate) fn give(
         &mut self,

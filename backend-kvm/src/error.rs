@@ -7,6 +7,7 @@ use crate::errno::Errno;
 use crate::sink::SinkError;
 use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::controller::StateError;
+use dirty_ring_core::entry::SlotId;
 use dirty_ring_core::size::RingSizeError;
 use dirty_ring_core::slots::SlotError;
 
@@ -116,6 +117,18 @@ pub enum Error {
         vcpus: usize,
     },
 
+    /// A memory slot that isn't registered.
+    NoSuchSlot {
+        /// The slot asked for.
+        slot: SlotId,
+    },
+
+    /// The pages go to a sink, and not to the tracker's dirty log.
+    HasSink,
+
+    /// A flush took longer than it was allowed to.
+    TimedOut,
+
     /// A reaper of this tracker is there already.
     HasReaper,
 
@@ -209,10 +222,23 @@ impl fmt::Display for Error {
             Self::NoSuchVcpu { vcpu, vcpus } => {
                 write!(f, "there is no vCPU {vcpu}: this tracker has {vcpus}")
             }
+            Self::NoSuchSlot { slot } => write!(
+                f,
+                "memory slot {} of address space {} is not registered",
+                slot.slot(),
+                slot.address_space()
+            ),
+            Self::HasSink => f.write_str(
+                "the dirty pages go to a sink, so the dirty log has none: start the reaper for the log",
+            ),
+            Self::TimedOut => f.write_str(
+                "the flush took longer than it was allowed to: what it took is published, flush again \
+                 for the rest",
+            ),
             Self::HasReaper => f.write_str("this tracker has a reaper already: stop it first"),
             Self::Reentrant => f.write_str(
-                "the tracker was called from inside a sink, a listener or a change of memory \
-                 slots: make the call after that has returned",
+                "the tracker was called from inside a sink, a listener or a change of memory slots, or \
+                 stopped by the loop that takes its turns: make the call after that has ended",
             ),
             Self::Spawn(_) => f.write_str("the reaper thread can't be started"),
             Self::Signals(_) => f.write_str("the reaper thread can't block its signals"),

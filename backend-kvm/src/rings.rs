@@ -157,6 +157,32 @@ impl KvmRings {
         self.sink = None;
     }
 
+    /// Takes the dirty log of `slot`: what was published since it was taken last; `None` for a slot that
+    /// isn't registered.
+    ///
+    /// # Errors
+    /// [`Error::HasSink`].
+    pub fn take_log(&mut self, slot: SlotId) -> Result<Option<Vec<u64>>, Error> {
+        if self.sink.is_some() {
+            return Err(Error::HasSink);
+        }
+        let slot = self.slots.get(slot);
+        Ok(slot.map(|slot| self.backlog.take(slot)))
+    }
+
+    /// Takes the dirty logs of all slots.
+    ///
+    /// # Errors
+    /// [`Error::HasSink`].
+    pub fn take_logs(&mut self) -> Result<Vec<(MemorySlot, Vec<u64>)>, Error> {
+        if self.sink.is_some() {
+            return Err(Error::HasSink);
+        }
+        let Self { slots, backlog, .. } = self;
+        let logs = slots.iter().map(|slot| (*slot, backlog.take(slot)));
+        Ok(logs.collect())
+    }
+
     /// Returns how many pages were published without a sink and are kept for the next one.
     pub fn backlog(&self) -> u64 {
         self.backlog.len()
@@ -175,6 +201,9 @@ impl KvmRings {
 
 /// Checks whether the entries of a ring can be those of a ring at its position.
 fn check_position(vcpu: usize, ring: &Ring<MappedRing>) -> Result<(), Error> {
+    if ring.is_lost() {
+        return Ok(());
+    }
     let position = ring.position();
     // A vCPU that logs pages meanwhile may make a sound ring look odd once.
     let fits = (0..POSITION_CHECKS).any(|_| match position {

@@ -29,18 +29,34 @@ pub(crate) struct Session {
 /// How far the reaper's thread is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
+    /// The thread that is in a turn.
     pub(crate) thread: Option<ThreadId>,
+    /// The thread that takes turns in a loop of its own.
+    pub(crate) driver: Option<ThreadId>,
     pub(crate) phase: Phase,
     pub(crate) passes: u64,
     pub(crate) wakeups: u64,
     pub(crate) cpu: Option<Micros>,
     pub(crate) last_pass: Option<PassRecord>,
-    /// The thread has ended of itself.
+    /// The body has ended.
     pub(crate) has_ended: bool,
     /// What it said when it panicked.
     pub(crate) panic: Option<String>,
     /// Its owner can't wait for its end.
     pub(crate) is_abandoned: bool,
+}
+
+impl Progress {
+    /// Returns whether the reaper has ended, and nobody will ask for it.
+    const fn is_gone(&self) -> bool {
+        self.has_ended && self.is_abandoned
+    }
+}
+
+/// Releases the sink of a reaper that has ended, and the pages that it didn't take.
+pub(crate) fn release(collector: &mut Pages) {
+    collector.backend_mut().remove_sink();
+    collector.forgive_publication();
 }
 
 impl Session {
@@ -81,7 +97,7 @@ impl Session {
     /// Notes that a reaper begins. There must be none.
     pub(crate) fn begin_reaper(&self, passes: u64) -> Result<(), Error> {
         let mut reaper = lock(&self.reaper);
-        if reaper.is_some() {
+        if reaper.as_ref().is_some_and(|reaper| !reaper.is_gone()) {
             return Err(Error::HasReaper);
         }
         *reaper = Some(Progress {
@@ -121,18 +137,30 @@ impl Session {
         panic.map_or(Ok(()), |message| Err(Error::Panicked(message)))
     }
 
-    /// Returns whether the reaper's owner can't wait for its end.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.reaper()
-            .as_ref()
-            .is_some_and(|reaper| reaper.is_abandoned)
+    /// Notes that the reaper's owner can't wait for its end: it ends without one.
+    pub(crate) fn abandon_reaper(&self) {
+        self.update(|progress| progress.is_abandoned = true);
     }
 
-    /// Returns whether the calling thread is the reaper's.
+    /// Releases the reaper that has just ended, if its owner won't.
+    pub(crate) fn release_if_abandoned(&self) {
+        if self.reaper().as_ref().is_some_and(Progress::is_gone) && self.with(release).is_ok() {
+            self.end_reaper();
+        }
+    }
+
+    /// Returns whether the calling thread is in a turn of the reaper.
     pub(crate) fn is_reaper_thread(&self) -> bool {
         let reaper = self.reaper();
         let thread = reaper.as_ref().and_then(|reaper| reaper.thread);
         thread == Some(thread::current().id())
+    }
+
+    /// Returns whether the calling thread takes the turns of the reaper.
+    pub(crate) fn is_driver(&self) -> bool {
+        let reaper = self.reaper();
+        let driver = reaper.as_ref().and_then(|reaper| reaper.driver);
+        driver == Some(thread::current().id())
     }
 
     fn reaper(&self) -> MutexGuard<'_, Option<Progress>> {
@@ -141,7 +169,7 @@ impl Session {
 
     pub(crate) fn stats(&self) -> Result<ReaperStats, Error> {
         let reaper = self.reaper().clone();
-        let has_reaper = reaper.is_some();
+        let has_reaper = reaper.as_ref().is_some_and(|reaper| !reaper.is_gone());
         self.with(|collector| stats(has_reaper, &reaper.unwrap_or_default(), collector))
     }
 

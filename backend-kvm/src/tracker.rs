@@ -3,11 +3,14 @@
 use std::fmt;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{Collector, RingFullMode, RingFullReport};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
+use dirty_ring_core::size::RingSize;
+use dirty_ring_core::time::Instant;
 
 use crate::error::Error;
 use crate::reaper::ReaperBuilder;
@@ -84,7 +87,62 @@ impl Tracker {
 
     /// Returns a builder that starts a reaper; pages go to `sink`.
     pub fn reaper(&self, sink: impl PageSink + 'static) -> ReaperBuilder {
-        ReaperBuilder::new(Arc::clone(&self.session), Box::new(sink))
+        ReaperBuilder::new(Arc::clone(&self.session), Some(Box::new(sink)))
+    }
+
+    /// Returns a builder that starts a reaper without a sink: pages are kept in the tracker's dirty log,
+    /// until [`take`](Self::take) or [`take_all`](Self::take_all).
+    pub fn reaper_for_log(&self) -> ReaperBuilder {
+        ReaperBuilder::new(Arc::clone(&self.session), None)
+    }
+
+    /// Takes the dirty log of one slot: flushes, and returns and clears one bit a page, in the format of
+    /// `KVM_GET_DIRTY_LOG` (bit n of word m is page 64 m + n). All is done on the caller's thread; no bit
+    /// that comes meanwhile is lost. Works with a reaper [for the log](Self::reaper_for_log), and with
+    /// none.
+    ///
+    /// `kick_vcpus` is that of [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// Those of [`flush`](Self::flush), and then nothing is cleared; [`Error::HasSink`];
+    /// [`Error::NoSuchSlot`].
+    pub fn take<E>(
+        &self,
+        slot: SlotId,
+        kick_vcpus: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Vec<u64>, Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.flush(kick_vcpus)?;
+        self.session.with(|collector| {
+            let log = collector.backend_mut().take_log(slot)?;
+            log.ok_or(Error::NoSuchSlot { slot })
+        })?
+    }
+
+    /// Takes the dirty logs of all slots after one flush, as [`take`](Self::take) does.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_all<E>(
+        &self,
+        kick_vcpus: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Vec<(MemorySlot, Vec<u64>)>, Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.flush(kick_vcpus)?;
+        self.session
+            .with(|collector| collector.backend_mut().take_logs())?
+    }
+
+    /// Returns the size of each ring.
+    ///
+    /// # Errors
+    /// [`Error::Reentrant`].
+    pub fn ring_size(&self) -> Result<RingSize, Error> {
+        self.session.with(|collector| collector.backend().size())
     }
 
     /// Returns the side of vCPU `vcpu`.
@@ -138,10 +196,40 @@ impl Tracker {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        self.flush_until(Instant::MAX, kick_vcpus)
+    }
+
+    /// Flushes as [`flush`](Self::flush) does, but begins no batch after `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], and those of [`flush`](Self::flush). What was taken in time is in the sink.
+    pub fn flush_within<E>(
+        &self,
+        timeout: Duration,
+        kick_vcpus: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let deadline = self.session.clock.now() + timeout.into();
+        self.flush_until(deadline, kick_vcpus)
+    }
+
+    fn flush_until<E>(
+        &self,
+        deadline: Instant,
+        kick_vcpus: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let collector = self.session.collector()?;
         kick_vcpus().map_err(|error| Error::KickVcpus(error.into()))?;
         self.session.check_reaper()?;
-        Ok(collector.drain(|| self.session.clock.now())?)
+        match collector.drain_until(deadline, || self.session.clock.now())? {
+            true => Ok(()),
+            false => Err(Error::TimedOut),
+        }
     }
 
     /// Drains the rings, then lets `change` change the VM's memory slots. Keeps every other caller

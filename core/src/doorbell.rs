@@ -59,6 +59,11 @@ impl<W: SharedWord, P: Park> Doorbell<W, P> {
         }
     }
 
+    /// Returns where the sleeper sleeps.
+    pub const fn park(&self) -> &P {
+        &self.park
+    }
+
     /// Asks for a reap now. Harmless after a stop.
     pub fn kick(&self) {
         self.ring(&self.kicks);

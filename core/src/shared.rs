@@ -61,13 +61,33 @@ where
     ///
     /// # Errors
     /// See [`Collector::drain_batch`].
-    pub fn drain(&self, mut now: impl FnMut() -> Instant) -> Result<(), CollectError<B::Error>> {
+    pub fn drain(&self, now: impl FnMut() -> Instant) -> Result<(), CollectError<B::Error>> {
+        self.drain_until(Instant::MAX, now).map(|_| ())
+    }
+
+    /// Drains as [`drain`](Self::drain) does, but begins no batch after `deadline`. Returns whether it is
+    /// over. What it took is published.
+    ///
+    /// # Errors
+    /// See [`Collector::drain_batch`].
+    pub fn drain_until(
+        &self,
+        deadline: Instant,
+        mut now: impl FnMut() -> Instant,
+    ) -> Result<bool, CollectError<B::Error>> {
         let mut drain = Drain::default();
-        while !self
-            .collector
-            .with(|collector| collector.drain_batch(&mut drain, now()))?
-        {}
-        Ok(())
+        let mut batch = |collector: &mut Collector<B, BATCH>| {
+            let now = now();
+            let is_over = collector.drain_batch(&mut drain, now)?;
+            Ok((is_over, now >= deadline))
+        };
+        loop {
+            match self.collector.with(&mut batch)? {
+                (true, _) => return Ok(true),
+                (false, true) => return Ok(false),
+                (false, false) => {}
+            }
+        }
     }
 
     /// Returns the lock around the collector.

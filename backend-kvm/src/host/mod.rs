@@ -12,6 +12,6 @@ pub(crate) use clock::{Clock, thread_cpu};
 pub(crate) use lock::{StdFairLock, lock};
 pub(crate) use page_size::page_bytes;
 pub(crate) use panic::panic_message;
-pub(crate) use park::StdPark;
+pub(crate) use park::{StdPark, Waker};
 pub(crate) use scheduling::wake_precisely;
 pub(crate) use signals::{block_signals, times_stopped, without_signals};

@@ -1,6 +1,7 @@
 //! The reaper's wait, ended by a deadline or by another thread.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use dirty_ring_core::sync::{Park, Parked};
@@ -9,12 +10,21 @@ use dirty_ring_core::time::Instant;
 use super::clock::Clock;
 use super::lock::lock;
 
+/// Wakes a reaper that sleeps elsewhere, as in an event loop.
+pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
+
 /// A condition variable with a token as core's [`Park`].
-#[derive(Debug)]
 pub(crate) struct StdPark {
     clock: Clock,
     token: Mutex<bool>,
     bell: Condvar,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl fmt::Debug for StdPark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StdPark").finish_non_exhaustive()
+    }
 }
 
 impl StdPark {
@@ -24,7 +34,13 @@ impl StdPark {
             clock,
             token: Mutex::new(false),
             bell: Condvar::new(),
+            waker: Mutex::new(None),
         }
+    }
+
+    /// Sets what is called at each [`unpark`](Park::unpark) as well.
+    pub(crate) fn set_waker(&self, waker: Option<Waker>) {
+        *lock(&self.waker) = waker;
     }
 }
 
@@ -52,6 +68,10 @@ impl Park for StdPark {
     fn unpark(&self) {
         *lock(&self.token) = true;
         self.bell.notify_one();
+        let waker = lock(&self.waker).clone();
+        if let Some(wake) = waker {
+            wake();
+        }
     }
 }
 

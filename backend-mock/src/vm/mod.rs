@@ -2,6 +2,7 @@
 
 mod agenda;
 mod backend;
+mod mishaps;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::pages::PageSet;
 use crate::truth::Truth;
 use crate::vcpu::Vcpu;
 use agenda::Forecast;
+use mishaps::Mishaps;
 
 /// Where a vCPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,9 @@ pub struct Vm {
     charged: Accesses,
     /// Pages that interrupted resets left unprotected.
     forgotten: u64,
+    mishaps: Mishaps,
+    /// The vCPUs are kept out of guest mode.
+    is_held: bool,
     truth: Truth,
 }
 
@@ -134,6 +139,8 @@ impl Vm {
             meter,
             charged: Accesses::default(),
             forgotten: 0,
+            mishaps: Mishaps::default(),
+            is_held: false,
             truth: Truth::new(&layout, logged),
             layout,
         };
@@ -163,6 +170,9 @@ impl Vm {
     /// time that is past changes nothing.
     pub fn run_until_ps(&mut self, to_ps: u64) {
         self.now_ps = self.now_ps.max(to_ps);
+        if self.is_held {
+            return;
+        }
         let guest_ps = self.now_ps.min(self.end_ps);
         for (vcpu, ring) in self.vcpus.iter_mut().zip(&mut self.kernel) {
             vcpu.advance(guest_ps, ring);

@@ -10,6 +10,10 @@ use crate::backend::Backend;
 use crate::ring::{PARTS, Ring};
 use crate::time::Instant;
 
+/// Resets in a row that did nothing and may have been interrupted, after which nothing is left that is
+/// marked. Each is one short system call.
+const BARREN_RESETS: u32 = 64;
+
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// Begins a resynchronisation: takes every entry out of every ring and forgets it, what was
     /// harvested and not published, and what went wrong. vCPUs may run.
@@ -131,18 +135,22 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// Lets KVM reset all that is marked; returns how many entries that were.
     fn reset_marked(&mut self) -> Result<u64, CollectError<B::Error>> {
         let mut entries = 0u64;
-        let mut barren = 0u32;
-        // A reset that was interrupted may come back with nothing done.
-        while barren < PATIENCE_RESETS {
+        let (mut barren, mut uninterrupted) = (0u32, 0u32);
+        // A reset that was interrupted may come back with nothing done, and nobody counts the marks:
+        // only one that was not interrupted proves that none is left.
+        while barren < BARREN_RESETS && uninterrupted < PATIENCE_RESETS {
             let done = self.backend.reset();
             let done = done.map_err(|error| self.fail(CollectError::Reset(error)))?;
             add(&mut self.totals.resets, 1u32);
             add(&mut entries, done.entries);
-            barren = if done.entries == 0 {
-                barren.saturating_add(1)
-            } else {
-                0
-            };
+            if done.entries != 0 {
+                (barren, uninterrupted) = (0, 0);
+                continue;
+            }
+            barren = barren.saturating_add(1);
+            if !done.maybe_interrupted {
+                uninterrupted = uninterrupted.saturating_add(1);
+            }
         }
         Ok(entries)
     }

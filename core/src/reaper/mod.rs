@@ -6,7 +6,7 @@ mod tests;
 use crate::backend::Backend;
 use crate::collector::{CollectError, Collector};
 use crate::controller::{Controller, Policy};
-use crate::doorbell::{Seen, Wakes};
+use crate::doorbell::{Doorbell, Seen, Wakes};
 use crate::planner::{Action, DEFAULT_HISTORY, Phase, Planner};
 use crate::shared::SharedCollector;
 use crate::sync::{Lock, Park, SharedWord};
@@ -37,7 +37,7 @@ pub enum Turn {
 pub struct Reaper<C = Policy, const HISTORY: usize = DEFAULT_HISTORY> {
     planner: Planner<C, HISTORY>,
     seen: Seen,
-    /// What ended the last wait of [`run`](Self::run).
+    /// What ended the last [`sleep`](Self::sleep).
     woken: Wakes,
     progress: Progress,
 }
@@ -154,6 +154,11 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
         Ok(action)
     }
 
+    /// Sleeps at `doorbell` between two turns, until it rings or `until` passes.
+    pub fn sleep<W: SharedWord, P: Park>(&mut self, doorbell: &Doorbell<W, P>, until: Instant) {
+        self.woken |= doorbell.wait(&mut self.seen, until);
+    }
+
     /// Takes turns until the reaper is done, with a whole pass that began after a stop.
     ///
     /// Blocks: give it a thread of its own. `clock` reads the clock that the doorbell's [`Park`]
@@ -178,9 +183,7 @@ impl<C: Controller, const HISTORY: usize> Reaper<C, HISTORY> {
             watch(self, turn);
             match turn {
                 Turn::Again => {}
-                Turn::Wait { until } => {
-                    self.woken |= shared.doorbell().wait(&mut self.seen, until);
-                }
+                Turn::Wait { until } => self.sleep(shared.doorbell(), until),
                 Turn::Done => return Ok(()),
             }
         }

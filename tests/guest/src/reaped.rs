@@ -175,6 +175,7 @@ where
             .reaper(sink)
             .events(move |pass: &PassRecord| events.on_pass(pass))
             .on_end(reaping.on_end)
+            .wakes_precisely(true)
             .start(controller(size))?;
         Ok(Self {
             guest,

@@ -122,6 +122,20 @@ fn a_resync_ends_only_when_a_consumer_has_counted_all_memory_as_dirty() {
 }
 
 #[test]
+fn resets_that_signals_keep_from_doing_anything_end_no_resync_before_its_time() {
+    for barren in [1, 4, 10, 30] {
+        let weather = || [Weather::Interrupted(0)].repeat(barren);
+        let mut collector: Pages = collector(1);
+        collector.backend().memory(0).log_pages(0..150);
+        set_weather(&mut collector, weather());
+        resync(&mut collector);
+        // The ring is found again by the next caller.
+        set_weather(&mut collector, weather());
+        is_sound_again(&mut collector, 100);
+    }
+}
+
+#[test]
 fn a_sound_ring_survives_a_resync() {
     let mut collector: Pages = collector(1);
     for _ in 0..3 {
