@@ -157,6 +157,11 @@ impl KvmRings {
         self.sink = None;
     }
 
+    /// Returns a registered slot.
+    pub(crate) fn slot(&self, slot: SlotId) -> Option<&MemorySlot> {
+        self.slots.get(slot)
+    }
+
     /// Takes the dirty log of `slot`: what was published since it was taken last; `None` for a slot that
     /// isn't registered.
     ///

@@ -61,6 +61,9 @@ pub struct TrackerState {
     pub suspects: Vec<DirtyGfn>,
 }
 
+/// `KVM_MEM_LOG_DIRTY_PAGES`.
+const LOG_DIRTY_PAGES: u32 = 1;
+
 impl Tracker {
     /// Creates the tracker of `rings`; a vCPU on ring-full takes one chunk of its ring.
     ///
@@ -369,9 +372,27 @@ impl MemoryUpdate<'_> {
         self.collector.backend_mut().remove_slot(slot)
     }
 
-    /// Notes that logging of a slot was switched on after it had been off: all its pages are protected
-    /// now, those included that an interrupted reset may have forgotten.
-    pub fn logged_anew(&mut self, slot: SlotId) {
-        self.collector.forget_suspects(slot);
+    /// Switches logging of a registered slot on or off: `set` gets the slot and the flags for its
+    /// `KVM_SET_USER_MEMORY_REGION`, `KVM_MEM_LOG_DIRTY_PAGES` or 0. The rings are drained, so no entry is
+    /// older than the change.
+    ///
+    /// When it is on, copy memory: what was written while it was off is in no log. With it all pages of the
+    /// slot are protected again, those included that an interrupted reset may have forgotten.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`], or that of `set`.
+    pub fn set_logging<E: From<Error>>(
+        &mut self,
+        slot: SlotId,
+        on: bool,
+        set: impl FnOnce(&MemorySlot, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let registered = self.collector.backend().slot(slot);
+        let registered = registered.ok_or(Error::NoSuchSlot { slot })?;
+        set(registered, if on { LOG_DIRTY_PAGES } else { 0 })?;
+        if on {
+            self.collector.forget_suspects(slot);
+        }
+        Ok(())
     }
 }
