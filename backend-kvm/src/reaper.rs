@@ -8,12 +8,12 @@ use std::thread::{self, JoinHandle};
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::controller::{Controller, Policy};
-use dirty_ring_core::planner::{Events, NoEvents, PassRecord, Phase, Planner, PlannerState};
+use dirty_ring_core::planner::{Events, NoEvents, PassRecord, Planner, PlannerState};
 use dirty_ring_core::reaper::{Reaper, Turn};
 
 use crate::error::{Error, RingsError};
 use crate::host::{self, lock};
-use crate::session::{Pages, Progress, Session};
+use crate::session::{Ended, Progress, Session};
 use crate::sink::PageSink;
 use crate::stats::ReaperStats;
 
@@ -184,17 +184,11 @@ fn end(
             Some(Error::Panicked(message.to_owned()))
         }
     };
-    session.update(|progress| {
-        progress.has_ended = true;
-        progress.phase = Phase::Idle;
-    });
+    let is_abandoned = session.note_end();
     if let Some(error) = &error {
         log::error!("the reaper has ended: {error}");
     }
-    if session.is_abandoned() {
-        let _ = session.with(release);
-        session.end_reaper();
-    }
+    let _left = is_abandoned.then(|| session.end_reaper());
     on_end(error.as_ref().map_or(Ok(()), Err));
 }
 
@@ -249,8 +243,8 @@ impl<C: Controller> ReaperHandle<C> {
     /// Why the reaper ended before, or failed to drain the rings, or that pages were lost. The reaper is
     /// gone all the same, and what it leaves is with the tracker: see
     /// [`Tracker::stats`](crate::Tracker::stats) and [`Tracker::state`](crate::Tracker::state).
-    /// [`Error::Reentrant`] in a sink, a listener or a change of memory slots; the reaper then ends as
-    /// soon as that returns.
+    /// [`Error::Reentrant`] on the reaper's own thread, or in a sink or a change of memory slots; the
+    /// reaper then ends as soon as that returns.
     pub fn stop(mut self) -> Result<Stopped<C::State>, Error> {
         self.end()
     }
@@ -260,13 +254,17 @@ impl<C: Controller> ReaperHandle<C> {
         let session = &*self.session;
         session.own_collector().doorbell().stop();
         if session.is_reaper_thread() || session.collector().is_err() {
-            session.update(|progress| progress.is_abandoned = true);
+            session.abandon();
             return Err(Error::Reentrant);
         }
         // A panic of the reaper was caught, and noted.
         let reaper = self.thread.take().and_then(|thread| thread.join().ok());
-        let progress = session.end_reaper().unwrap_or_default();
-        session.with(release)??;
+        let Ended {
+            progress,
+            checked,
+            sink: _sink,
+        } = session.end_reaper();
+        checked?;
         if let Some(message) = progress.panic {
             return Err(Error::Panicked(message));
         }
@@ -280,14 +278,6 @@ impl<C: Controller> ReaperHandle<C> {
                 .collect(),
         })
     }
-}
-
-/// Releases the sink of a reaper that has ended; fails where the log is incomplete.
-fn release(collector: &mut Pages) -> Result<(), CollectError<RingsError>> {
-    let checked = collector.check();
-    collector.backend_mut().remove_sink();
-    collector.forgive_publication();
-    checked
 }
 
 impl<C: Controller> Drop for ReaperHandle<C> {

@@ -157,6 +157,11 @@ impl KvmRings {
         self.sink = None;
     }
 
+    /// Removes the sink and returns it.
+    pub(crate) fn take_sink(&mut self) -> Option<Box<dyn PageSink>> {
+        self.sink.take()
+    }
+
     /// Returns how many pages were published without a sink and are kept for the next one.
     pub fn backlog(&self) -> u64 {
         self.backlog.len()

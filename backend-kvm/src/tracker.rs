@@ -244,11 +244,9 @@ impl VcpuHandle {
     /// was the sink. [`Error::Panicked`]: the reaper has; stop it. [`Error::Reentrant`].
     pub fn on_ring_full(&self) -> Result<RingFullReport, Error> {
         let Session { clock, mode, .. } = &*self.session;
+        let collector = self.session.collector()?;
         self.session.check_reaper()?;
-        Ok(self
-            .session
-            .collector()?
-            .ring_full(self.vcpu, *mode, clock.now())?)
+        Ok(collector.ring_full(self.vcpu, *mode, clock.now())?)
     }
 
     /// Returns the vCPU's index.
