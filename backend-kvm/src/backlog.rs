@@ -62,9 +62,10 @@ impl Backlog {
         })
     }
 
-    /// Gives the pages of `slot` to `publish`, and forgets them when it has taken all.
+    /// Gives the pages of `slot` to `publish`, and keeps them: a sink that doesn't take those of another
+    /// slot takes none.
     pub(crate) fn give(
-        &mut self,
+        &self,
         slot: SlotId,
         mut publish: impl FnMut(&[DirtyGfn]) -> Result<(), SinkFailure>,
     ) -> Result<(), SinkFailure> {
@@ -82,8 +83,12 @@ impl Backlog {
         if !portion.is_empty() {
             publish(&portion)?;
         }
-        self.0.swap_remove(at);
         Ok(())
+    }
+
+    /// Forgets all pages, which a sink has taken.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     fn words(&mut self, slot: SlotId) -> &mut Vec<u64> {
@@ -115,7 +120,7 @@ fn offsets(words: &[u64]) -> impl Iterator<Item = u64> {
 mod tests {
     use super::*;
 
-    /// Gives all of `slot`; returns the offsets.
+    /// Gives all of `slot` and forgets it; returns the offsets.
     fn given(backlog: &mut Backlog, slot: SlotId) -> Vec<u64> {
         let mut offsets = Vec::new();
         let take = |pages: &[DirtyGfn]| {
@@ -123,6 +128,7 @@ mod tests {
             Ok(())
         };
         backlog.give(slot, take).unwrap();
+        backlog.clear();
         offsets
     }
 

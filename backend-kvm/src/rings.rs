@@ -111,12 +111,13 @@ impl KvmRings {
     /// # Errors
     /// [`Error::Slot`], [`Error::Sink`].
     pub fn add_slot(&mut self, slot: MemorySlot) -> Result<(), Error> {
+        self.slots.check(&slot)?;
+        // A slot that the sink refuses was never there: entries that name it are lost pages, not late
+        // ones.
+        if let Some(sink) = &mut self.sink {
+            sink.add_slot(slot)?;
+        }
         self.slots.insert(slot)?;
-        let added = self
-            .sink
-            .as_mut()
-            .map_or(Ok(()), |sink| sink.add_slot(slot));
-        added.inspect_err(|_| _ = self.slots.remove(slot.id))?;
         Ok(())
     }
 
@@ -148,6 +149,7 @@ impl KvmRings {
             });
             given.map_err(dirty_ring_core::collector::CollectError::Publish)?;
         }
+        self.backlog.clear();
         self.sink = Some(sink);
         Ok(())
     }

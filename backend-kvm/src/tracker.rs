@@ -10,6 +10,7 @@ use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
 
 use crate::error::Error;
+use crate::host::Clock;
 use crate::reaper::ReaperBuilder;
 use crate::rings::KvmRings;
 use crate::session::{Pages, Session};
@@ -42,6 +43,7 @@ pub struct VcpuHandle {
 #[derive(Debug)]
 pub struct MemoryUpdate<'t> {
     collector: &'t mut Pages,
+    clock: Clock,
 }
 
 /// What has to be saved of a tracker to go on with its rings in another process.
@@ -171,7 +173,7 @@ impl Tracker {
                     Err(_) => break,
                 }
             }
-            change(&mut MemoryUpdate { collector })
+            change(&mut MemoryUpdate { collector, clock })
         })?
     }
 
@@ -272,11 +274,17 @@ impl MemoryUpdate<'_> {
         self.collector.backend_mut().add_slot(slot)
     }
 
-    /// Forgets a slot that was removed; returns whether it was known. Entries that still name it are
+    /// Forgets a slot that KVM has removed; returns whether it was known. Entries that still name it are
     /// dropped from now on, and are no lost pages.
+    ///
+    /// Call it between the removal and the creation of another slot with the same number: what vCPUs
+    /// logged of the old one must not be taken for pages of the new one.
     pub fn remove(&mut self, slot: SlotId) -> bool {
         self.collector.forget_suspects(slot);
-        self.collector.backend_mut().remove_slot(slot)
+        let was_known = self.collector.backend_mut().remove_slot(slot);
+        // A failure is kept, and told to the next caller.
+        while was_known && matches!(self.collector.drain_late(self.clock.now()), Ok(false)) {}
+        was_known
     }
 
     /// Notes that logging of a slot was switched on after it had been off: all its pages are protected
