@@ -44,7 +44,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         now: Instant,
     ) -> Result<bool, CollectError<B::Error>> {
         self.check_reaping()?;
-        self.locate_rings(now)?;
+        if !self.locate_rings(now)? {
+            return Ok(false);
+        }
         let harvested_all = self.drain_harvest(drain, now)?;
         if !self.settle()? || !harvested_all {
             return Ok(false);
@@ -63,7 +65,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle).
     pub fn drain_late(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
         self.check_reaping()?;
-        self.locate_rings(now)?;
+        if !self.locate_rings(now)? {
+            return Ok(false);
+        }
         for index in 0..self.backend.rings().len() {
             let size = self.backend.rings().get(index).map(|ring| ring.size());
             // No more than was there: a guest that writes on can't keep this busy.
