@@ -352,14 +352,19 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         }
         source.note_unreset(epoch);
         let batch = &mut self.batch;
+        let begun_at = source.position();
         let taken = source.harvest_without_reset(limit, |gfn| {
             // There is room: `limit` saw to that.
             let _ = batch.push(gfn);
         });
+        let was_lapped = source.was_lapped_since(begun_at);
         add(&mut self.outstanding, taken);
         self.refuse_unregistered(ring, begin);
         let harvested = self.batch.get(begin..).unwrap_or_default();
         self.suspects.drop_harvested(harvested);
+        if was_lapped {
+            return Err(self.fail(CollectError::Parted { ring }));
+        }
         Ok(taken)
     }
 
