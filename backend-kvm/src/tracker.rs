@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::{Collector, RingFullMode, RingFullReport};
+use dirty_ring_core::collector::{CollectError, Collector, RingFullMode, RingFullReport};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
 
@@ -211,23 +211,29 @@ impl Tracker {
         self.session.stats()
     }
 
-    /// Returns what to save of the tracker, to go on in another process.
+    /// Returns what to save of the tracker, to go on in another process. Pages that a sink didn't take
+    /// are in it.
     ///
     /// # Errors
-    /// [`Error::Reentrant`].
+    /// [`Error::Collect`] where the rings can't be reaped any more, or pages were lost: the next tracker
+    /// wouldn't know. [`Error::Reentrant`].
     pub fn state(&self) -> Result<TrackerState, Error> {
         let now = self.session.clock.now();
         self.session.with(|collector| {
+            match collector.check_reaping() {
+                Ok(()) | Err(CollectError::Publish(_)) => collector.check_pages()?,
+                Err(failure) => return Err(failure.into()),
+            }
             let backend = collector.backend();
             let rings = backend.rings().iter();
             let mut unpublished = collector.unpublished().to_vec();
             unpublished.extend(backend.backlog_pages());
-            TrackerState {
+            Ok(TrackerState {
                 rings: rings.map(|ring| ring.state(now)).collect(),
                 unpublished,
                 suspects: collector.suspects().to_vec(),
-            }
-        })
+            })
+        })?
     }
 }
 

@@ -361,6 +361,10 @@ fn a_slot_that_was_left_out_is_a_lost_page_that_every_flush_names() {
         let slot = format!("of slot {} in", left_out.id.slot());
         assert!(text.contains(&slot), "{text}");
     }
+    assert!(
+        matches!(tracker.state(), Err(Error::Collect(_))),
+        "the next tracker wouldn't know"
+    );
     let stats = tracker.stats().unwrap();
     let last = stats.last_bad_entry.unwrap();
     assert_eq!((last.vcpu, last.gfn.slot), (0, left_out.id));

@@ -162,7 +162,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         add(&mut self.outstanding, inherited);
         self.refuse_unregistered(ring, begin);
         let source = self.backend.rings().get(ring);
-        if inherited == room && source.is_some_and(|ring| ring.has_more_waiting(inherited)) {
+        if inherited == room
+            && source.is_some_and(|ring| !ring.is_lost() && ring.has_more_waiting(inherited))
+        {
             return Err(self.fail(CollectError::Parted { ring }));
         }
         Ok(())
@@ -182,6 +184,14 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// count and the last one of bad entries.
     pub fn check(&self) -> Result<(), CollectError<B::Error>> {
         self.check_reaping()?;
+        self.check_pages()
+    }
+
+    /// Returns whether pages were lost while the rings are sound.
+    ///
+    /// # Errors
+    /// [`CollectError::BadEntries`], [`CollectError::TooManySuspects`].
+    pub fn check_pages(&self) -> Result<(), CollectError<B::Error>> {
         if let Some((ring, last)) = self.last_bad_entry {
             return Err(CollectError::BadEntries {
                 entries: self.bad_entries,

@@ -71,6 +71,9 @@ pub struct RingState {
     pub position: RingPosition,
     /// How it grew.
     pub growth: GrowthState,
+    /// The position is unknown: the ring was emptied by a resynchronisation, and its vCPU has logged
+    /// nothing since. It is found by the first entry that comes.
+    pub is_lost: bool,
 }
 
 impl From<RingPosition> for RingState {
@@ -79,6 +82,7 @@ impl From<RingPosition> for RingState {
         Self {
             position,
             growth: GrowthState::default(),
+            is_lost: false,
         }
     }
 }
@@ -142,6 +146,7 @@ impl<M: EntryMemory> Ring<M> {
     pub fn from_state(memory: M, state: &RingState, now: Instant) -> Self {
         let mut ring = Self::new(memory, now);
         ring.fetch = state.position.0;
+        ring.is_lost = state.is_lost;
         let published = ring.fetch.wrapping_add(ring.occupancy_from(0));
         ring.growth = Growth::starting_at(now, published);
         ring.growth.restore(&state.growth, now);
@@ -153,6 +158,7 @@ impl<M: EntryMemory> Ring<M> {
         RingState {
             position: self.position(),
             growth: self.growth.state(now),
+            is_lost: self.is_lost,
         }
     }
 
