@@ -123,6 +123,18 @@ impl KvmRings {
         Ok(())
     }
 
+    /// Counts all pages of a slot as dirty; where the sink fails, for the next one.
+    pub(crate) fn publish_all_of(&mut self, slot: &MemorySlot) -> Result<(), RingsError> {
+        let taken = match &mut self.sink {
+            Some(sink) => guarded(|| sink.publish_all(slot)),
+            None => {
+                self.backlog.insert_all(slot);
+                return Ok(());
+            }
+        };
+        taken.inspect_err(|_| self.backlog.insert_all(slot))
+    }
+
     /// Forgets a slot that was removed; returns whether it was there. Drain the rings before.
     pub fn remove_slot(&mut self, slot: SlotId) -> bool {
         let known = self.slots.remove(slot);

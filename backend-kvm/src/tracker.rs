@@ -44,6 +44,8 @@ pub struct VcpuHandle {
 pub struct MemoryUpdate<'t> {
     collector: &'t mut Pages,
     clock: Clock,
+    /// Numbers of slots that were removed.
+    removed: Vec<SlotId>,
 }
 
 /// What has to be saved of a tracker to go on with its rings in another process.
@@ -173,7 +175,11 @@ impl Tracker {
                     Err(_) => break,
                 }
             }
-            change(&mut MemoryUpdate { collector, clock })
+            change(&mut MemoryUpdate {
+                collector,
+                clock,
+                removed: Vec::new(),
+            })
         })?
     }
 
@@ -272,23 +278,33 @@ impl fmt::Debug for VcpuHandle {
 }
 
 impl MemoryUpdate<'_> {
-    /// Registers a slot that was created, with logging.
+    /// Registers a slot that was created, with logging. All its pages count as dirty if its number was
+    /// that of a slot which was removed in the same change.
     ///
     /// # Errors
-    /// [`Error::Slot`], [`Error::Sink`].
+    /// [`Error::Slot`], [`Error::Sink`]; [`Error::Collect`] where the sink doesn't take the pages.
     pub fn add(&mut self, slot: MemorySlot) -> Result<(), Error> {
-        self.collector.backend_mut().add_slot(slot)
+        self.collector.backend_mut().add_slot(slot)?;
+        if self.removed.contains(&slot.id) {
+            // Some of what was dropped with the old slot may have been logged of the new one.
+            self.collector
+                .publish_with(|rings| rings.publish_all_of(&slot))?;
+        }
+        Ok(())
     }
 
     /// Forgets a slot that KVM has removed; returns whether it was known. Entries that still name it are
     /// dropped from now on, and are no lost pages.
     ///
-    /// Call it between the removal and the creation of another slot with the same number: what vCPUs
-    /// logged of the old one must not be taken for pages of the new one.
+    /// Where another slot gets the same number, call it between the removal and that: what vCPUs logged of
+    /// the old one must not be taken for pages of the new one.
     pub fn remove(&mut self, slot: SlotId) -> bool {
         self.collector.forget_suspects(slot);
         let was_known = self.collector.backend_mut().remove_slot(slot);
         // A failure is kept, and told to the next caller.
+        if was_known {
+            self.removed.push(slot);
+        }
         while was_known && matches!(self.collector.drain_late(self.clock.now()), Ok(false)) {}
         was_known
     }

@@ -505,6 +505,9 @@ fn a_slot_number_can_be_used_again_at_once_by_a_smaller_slot() {
             memory.add(smaller)
         })
         .unwrap();
+    let state = vm.tracker.state().unwrap();
+    let dirty = state.unpublished.iter().filter(|page| page.slot == slot.id);
+    assert_eq!(dirty.count(), 50, "the new slot is dirty as a whole");
     let late = |stats: &dirty_ring_kvm::ReaperStats| stats.vcpus[0].ring.late_entries;
     vm.tracker.flush(|| vm.running.kick_all_and_wait()).unwrap();
     let stats = vm.tracker.stats().unwrap();

@@ -61,6 +61,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// protects none of up to 64 neighbours if one of them lies beyond the end of the slot
     /// (virt/kvm/dirty_ring.c, `kvm_reset_dirty_gfn`). Returns whether all is settled.
     ///
+    /// Stops in each ring at an entry that names no page which is or was registered: it may belong to a slot
+    /// that is about to be.
+    ///
     /// # Errors
     /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle).
     pub fn drain_late(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
@@ -73,14 +76,19 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             // No more than was there: a guest that writes on can't keep this busy.
             let mut left = size.map_or(0, |size| size.entries());
             loop {
-                let room = self.room();
-                let taken = self.harvest_ring(index, left)?;
+                let backend = &self.backend;
+                let known = backend.rings().get(index).map_or(0, |ring| {
+                    ring.leading(left.min(self.room()), |gfn| {
+                        backend.is_registered(gfn) || backend.was_removed(gfn.slot)
+                    })
+                });
+                let taken = self.harvest_ring(index, known)?;
                 add(&mut self.totals.drain_harvested, taken);
                 left = left.saturating_sub(taken);
                 if !self.settle()? {
                     return Ok(false);
                 }
-                if taken < room || left == 0 {
+                if taken == 0 {
                     break;
                 }
             }

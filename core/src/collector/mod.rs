@@ -332,6 +332,17 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         Ok(())
     }
 
+    /// Lets `publish` hand out pages for another reason than their entries. A failure is kept.
+    ///
+    /// # Errors
+    /// [`CollectError::Publish`].
+    pub fn publish_with(
+        &mut self,
+        publish: impl FnOnce(&mut B) -> Result<(), B::Error>,
+    ) -> Result<(), CollectError<B::Error>> {
+        publish(&mut self.backend).map_err(|error| self.fail(CollectError::Publish(error)))
+    }
+
     /// Publishes the suspects again, because all pages were asked for.
     fn publish_suspects(&mut self) -> Result<(), CollectError<B::Error>> {
         let pages = self.suspects.pages();

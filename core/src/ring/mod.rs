@@ -305,6 +305,22 @@ impl<M: EntryMemory> Ring<M> {
         at_least
     }
 
+    /// Returns how many of the first `limit` entries that wait are, one after the other, as `is_meant`
+    /// says.
+    pub(crate) fn leading(&self, limit: u32, is_meant: impl Fn(&DirtyGfn) -> bool) -> u32 {
+        if self.is_lost {
+            return 0;
+        }
+        let mut leading = 0u32;
+        while leading < limit
+            && self.memory.load_flags(self.index(leading)) == EntryFlags::DIRTY
+            && is_meant(&self.memory.read(self.index(leading)))
+        {
+            leading = leading.saturating_add(1);
+        }
+        leading
+    }
+
     /// Returns whether an entry was harvested that KVM hasn't reset yet. One load.
     pub(crate) fn has_unreset(&self) -> bool {
         let last = self.index(u32::MAX);
