@@ -114,8 +114,9 @@ impl ReaperBuilder {
             on_end,
         } = self;
         let collector = session.collector()?;
-        session.begin_reaper(planner.passes())?;
+        // The controller may panic here, when nobody would end the reaper yet.
         let state = Arc::new(Mutex::new(planner.state()));
+        session.begin_reaper(planner.passes())?;
         // From here on the handle ends the reaper, whatever comes.
         let mut handle = ReaperHandle {
             session: Arc::clone(&session),
