@@ -58,17 +58,18 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         let counted = self.backend.publish_all();
         counted.map_err(CollectError::Publish)?;
         self.failure = None;
-        self.locate_rings(now)
+        self.locate_rings(now).map(|_| ())
     }
 
-    /// Finds the rings again that were cleared and have an entry by now.
-    pub(super) fn locate_rings(&mut self, now: Instant) -> Result<(), CollectError<B::Error>> {
+    /// Finds the rings again that were cleared and have an entry by now. Returns whether it has looked
+    /// for all: where KVM makes no progress, an entry may be in a ring that is still lost.
+    pub(super) fn locate_rings(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
         if self.failure.is_some() || !self.backend.rings().iter().any(|ring| ring.is_lost()) {
-            return Ok(());
+            return Ok(true);
         }
         // Marks are counted by nobody: nothing else may wait for a reset meanwhile.
         if !self.settle()? {
-            return Ok(());
+            return Ok(false);
         }
         for index in 0..self.backend.rings().len() {
             let Some(ring) = self
@@ -91,7 +92,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 ring.settle_at(run, now);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes way for the vCPU of a cleared ring that is still full for KVM, at its `exit`th ring-full
