@@ -7,11 +7,14 @@ use crate::time::Instant;
 
 /// How far a drain is. It takes what was in each ring when it came to it, and no more, so a guest
 /// that writes on can't keep it busy without end.
+///
+/// Its fields are public for callers that keep it in a format of their own between two batches.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Drain {
-    ring: usize,
+    /// The ring where it goes on.
+    pub ring: usize,
     /// Entries that are still to be taken from that ring; `None` before it began.
-    left: Option<u32>,
+    pub left: Option<u32>,
 }
 
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
