@@ -19,6 +19,8 @@ const WATCHED: u32 = 1 << 0;
 const FULL: u32 = 1 << 1;
 /// [`RingState::known`]: what follows of recurrence counts.
 const RECURRENCE: u32 = 1 << 2;
+/// [`RingState::known`]: the position means nothing, because of a resync after which nothing was logged.
+const LOST: u32 = 1 << 3;
 
 /// A ring's saved state. With everything but the position 0 it is that of a ring of which only the
 /// position is known.
@@ -66,6 +68,7 @@ impl From<&CoreRingState> for RingState {
             position: state.position.index(),
             known: known(growth.watched_for.is_some(), WATCHED)
                 | known(growth.full_for.is_some(), FULL)
+                | known(state.is_lost, LOST)
                 | RECURRENCE,
             peak_per_s: growth.peak_per_s,
             rate_per_s: growth.rate_per_s,
@@ -100,6 +103,7 @@ impl TryFrom<&RingState> for CoreRingState {
         };
         Ok(Self {
             position: RingPosition::from_index(state.position),
+            is_lost: known(LOST),
             growth: GrowthState {
                 peak_per_s: state.peak_per_s,
                 measured_for: Micros(state.measured_for_us),
@@ -262,6 +266,7 @@ mod tests {
         for (watched_for, full_for) in [(None, None), (Some(Micros(0)), Some(Micros(7)))] {
             let state = CoreRingState {
                 position: RingPosition::from_index(u32::MAX),
+                is_lost: full_for.is_some(),
                 growth: GrowthState {
                     peak_per_s: 1,
                     measured_for: Micros(2),
