@@ -67,9 +67,7 @@ fn main() -> Result<(), Failure> {
 
     // Tracking begins under the running vCPU: logging of each slot, and a reaper for the tracker's log.
     tracker.update_memory(|memory| {
-        vm.set_logging(true)?;
-        memory.logged_anew(vm.slot().id);
-        Ok::<_, Failure>(())
+        memory.set_logging(vm.slot().id, true, |_, _| vm.set_logging(true))
     })?;
     vm.memory().bitmap().reset();
     let policy = Policy::deadline(tracker.ring_size()?);
