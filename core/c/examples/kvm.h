@@ -10,7 +10,7 @@
 struct ring {
     struct kvm_dirty_gfn *entries;
     uint32_t size, soft_limit;
-    // Free-running: where KVM publishes next, and where its reset goes on.
+    // Free-running: where KVM publishes next, and where its reset goes on, on whatever thread.
     uint32_t dirty_index, reset_index;
 };
 
@@ -26,7 +26,8 @@ static inline void ring_init(struct ring *ring, uint32_t size, uint32_t soft_lim
 
 static inline int ring_is_full(const struct ring *ring)
 {
-    return ring->dirty_index - ring->reset_index >= ring->soft_limit;
+    uint32_t reset_index = __atomic_load_n(&ring->reset_index, __ATOMIC_RELAXED);
+    return ring->dirty_index - reset_index >= ring->soft_limit;
 }
 
 static inline void ring_push(struct ring *ring, uint32_t slot, uint64_t offset)
@@ -46,7 +47,7 @@ static inline int ring_reset(struct ring *ring)
         if (!(__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET))
             return count;
         __atomic_store_n(&entry->flags, 0, __ATOMIC_RELEASE);
-        ring->reset_index++;
+        __atomic_fetch_add(&ring->reset_index, 1, __ATOMIC_RELAXED);
     }
 }
 

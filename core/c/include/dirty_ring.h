@@ -175,7 +175,8 @@
 //
 // The clock may be any that doesn't go back, the same for all calls on a handle.
 //
-// A handle is several hundred KiB large while it is created, on the stack: do that with 1 MiB of it.
+// A reaper takes some 200 KiB of memory, which pass over the stack while it is created: do that with a stack
+// of 1 MiB or more.
 //
 //
 // CALLBACKS
@@ -541,7 +542,7 @@ int dirty_ring_reaper_notify_ring_full(struct dirty_ring_reaper *reaper);
 // DIRTY_RING_TURN_DONE. It can't be taken back.
 int dirty_ring_reaper_stop(struct dirty_ring_reaper *reaper);
 
-// How far a drain is. Set it to 0 to begin one.
+// How far a drain is. Set it to 0 to begin one; it is 0 again at the end.
 struct dirty_ring_drain {
     uint32_t ring;
     uint32_t is_inside;

@@ -12,7 +12,7 @@ use dirty_ring_core::time::Micros;
 
 use crate::error::{Code, Failure};
 use crate::figures;
-use crate::reaper::exclusively;
+use crate::handle::exclusively;
 
 /// Entries of the CPU's own log on a host with Intel PML.
 pub const PML_ENTRIES: u32 = 512;

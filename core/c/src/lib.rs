@@ -28,6 +28,7 @@ pub mod error;
 #[allow(unsafe_code)]
 pub mod ffi;
 pub mod figures;
+mod handle;
 pub mod reaper;
 mod slots;
 pub mod state;

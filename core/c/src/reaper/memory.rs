@@ -6,9 +6,10 @@ use dirty_ring_core::entry::SlotId;
 use dirty_ring_core::ring::{Ring, RingState as CoreRingState};
 use dirty_ring_core::time::Instant;
 
-use super::{Reaper, exclusively};
+use super::Reaper;
 use crate::entries::{Entries, SharedEntry};
 use crate::error::{Code, Failure, given};
+use crate::handle::exclusively;
 use crate::state::RingState;
 
 /// Times that a ring is checked against its position while its vCPU may be logging.

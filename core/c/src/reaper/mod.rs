@@ -5,7 +5,7 @@ mod reading;
 
 use std::ffi::c_int;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError};
 
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{Collector, DEFAULT_CHUNK, Drain, RingFullMode};
@@ -20,8 +20,9 @@ use dirty_ring_core::time::Instant;
 
 use crate::backend::{Callbacks, CallerPark, CallerRings};
 use crate::controller::{Controller, Size};
-use crate::error::{Code, Failure, panicked};
+use crate::error::{Code, Failure};
 use crate::figures::RingFull;
+use crate::handle::exclusively;
 use crate::state::PlannerState;
 
 /// The version of the interface, which header and library must share.
@@ -60,8 +61,9 @@ pub struct DrainPosition {
     pub left: u32,
 }
 
-/// The collector's lock. It is never contended: whoever comes here has the reaper's machine.
-struct Guard(Mutex<Collector<CallerRings>>);
+/// The collector's lock. It is never contended: whoever comes here has the reaper's machine. Its box keeps
+/// the collector, with its batch, off the stack of whoever creates a reaper.
+struct Guard(Box<Mutex<Collector<CallerRings>>>);
 
 impl Lock for Guard {
     type Guarded = Collector<CallerRings>;
@@ -90,22 +92,6 @@ struct Machine {
     is_done: bool,
 }
 
-/// Locks a handle for one call, without waiting.
-///
-/// # Errors
-/// [`Code::Busy`] where another call is at work: on another thread, or below this one, in a callback.
-/// [`Code::Panicked`].
-pub(crate) fn exclusively<T>(guarded: &Mutex<T>) -> Result<MutexGuard<'_, T>, Failure> {
-    guarded.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => Failure::new(
-            Code::Busy,
-            "another call on this handle is at work: hold a lock of yours around calls, and make \
-             none from a callback",
-        ),
-        TryLockError::Poisoned(_) => panicked(),
-    })
-}
-
 impl Reaper {
     /// Creates a reaper without rings.
     ///
@@ -128,7 +114,7 @@ impl Reaper {
         }
         let size = size.check()?;
         let (rings, park) = callbacks.split()?;
-        let guard = Guard(Mutex::new(Collector::new(rings)));
+        let guard = Guard(Box::new(Mutex::new(Collector::new(rings))));
         Ok(Self {
             shared: Shared::new(guard, park),
             machine: Mutex::new(Machine {
@@ -249,14 +235,27 @@ impl Reaper {
             ring: position.ring as usize,
             left: (position.is_inside != 0).then_some(position.left),
         };
-        let is_over = self.with(|collector| Ok(collector.drain_batch(&mut drain, now)?))?;
+        let is_over = self.with(|collector| {
+            if drain.ring > collector.backend().rings().len() {
+                return Err(Failure::new(
+                    Code::NoSuchRing,
+                    "the drain was not begun: set its struct to 0 before the first batch",
+                ));
+            }
+            Ok(collector.drain_batch(&mut drain, now)?)
+        })?;
+        if is_over {
+            // Ready for the next one: a drain that goes on behind the last ring would take nothing.
+            *position = DrainPosition::default();
+            return Ok(Turn::Done);
+        }
         *position = DrainPosition {
             // There are fewer rings than that: `add_ring` returns their index as an int.
             ring: u32::try_from(drain.ring).unwrap_or(u32::MAX),
             is_inside: drain.left.is_some().into(),
             left: drain.left.unwrap_or(0),
         };
-        Ok(if is_over { Turn::Done } else { Turn::Again })
+        Ok(Turn::Again)
     }
 
     /// Begins a resynchronisation.

@@ -8,11 +8,12 @@ use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::time::Instant;
 
-use super::{Reaper, exclusively};
+use super::Reaper;
 use crate::backend::Page;
 use crate::entries::Entries;
 use crate::error::{Code, Failure};
 use crate::figures::{Pass, RingFigures, Totals};
+use crate::handle::exclusively;
 use crate::state::{PlannerState, RingState};
 
 impl Reaper {
