@@ -27,9 +27,11 @@
 pub mod explore;
 pub mod loom_kvm;
 pub mod loom_line;
+pub mod loom_lost;
 pub mod loom_sync;
 pub mod reference_levels;
 pub mod reference_planner;
+pub mod running;
 pub mod sim;
 pub mod virtual_time;
 pub mod weak;
