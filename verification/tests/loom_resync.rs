@@ -1,4 +1,4 @@
-//! A ring is had back while its vCPU logs pages. The models are explored whole.
+//! A ring is had back while its vCPU logs pages, R1 and R2. The models are explored whole.
 
 use std::rc::Rc;
 
@@ -31,7 +31,7 @@ fn check_published<A: Access>(collector: &Pages<A>, kvm: &LostRing, first: u32) 
 }
 
 const LOCATE: Model = Model {
-    name: "resync: locate",
+    name: "r1: locate",
     witnesses: &[
         "the ring was found before the vCPU had logged its last page",
         "the ring was found only when the vCPU had logged its last page",
@@ -70,17 +70,17 @@ fn a_cleared_ring_is_found<A: Access>(reached: &Reached) {
 }
 
 #[test]
-fn a_cleared_ring_is_found_while_its_vcpu_logs_pages_and_none_is_lost() {
+fn r1_a_cleared_ring_is_found_while_its_vcpu_logs_pages_and_none_is_lost() {
     LOCATE.explore(a_cleared_ring_is_found::<Sound>);
 }
 
 #[test]
-fn negative_control_marks_that_are_stored_without_a_comparison() {
+fn r1_negative_control_marks_that_are_stored_without_a_comparison() {
     LOCATE.must_fail("a page was lost", a_cleared_ring_is_found::<LoadThenStore>);
 }
 
 const CLEAR: Model = Model {
-    name: "resync: clear",
+    name: "r2: clear",
     witnesses: &[
         "a page was logged and taken out of the ring",
         "a page was logged and left in the ring",
@@ -113,6 +113,6 @@ fn a_ring_is_cleared<A: Access>(reached: &Reached) {
 }
 
 #[test]
-fn a_ring_that_is_cleared_while_its_vcpu_logs_pages_is_sound_again() {
+fn r2_a_ring_that_is_cleared_while_its_vcpu_logs_pages_is_sound_again() {
     CLEAR.explore(a_ring_is_cleared::<Sound>);
 }
