@@ -341,7 +341,9 @@ impl fmt::Debug for Tracker {
 }
 
 impl VcpuHandle {
-    /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again.
+    /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again. Call it
+    /// for the vCPU that had the exit, once for each: exits without anything to take are how an overrun is
+    /// recognised.
     ///
     /// # Errors
     /// The vCPU can't go on until the tracker is mended. [`Error::Collect`]: a ring has overrun,
