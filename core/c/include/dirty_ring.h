@@ -170,8 +170,8 @@
 // dirty_ring_reaper_free has to be the last call of all, on any thread.
 //
 // The lock is held for one batch of 4096 pages at most. A mutex that isn't fair may go to the reaper batch
-// after batch while a vCPU waits for it; a ticket lock keeps ring-full stalls short. No call allocates
-// memory once the reaper works, and none blocks, but in a callback.
+// after batch while a vCPU waits for it; a ticket lock keeps ring-full stalls short. No call blocks, but in a
+// callback; no turn, ring-full or drain that succeeds allocates memory.
 //
 // The clock may be any that doesn't go back, the same for all calls on a handle.
 //

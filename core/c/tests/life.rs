@@ -30,3 +30,12 @@ fn a_reaper_is_stopped_resumed_saved_and_replaced() {
 fn threads_share_a_reaper_and_lose_no_page() {
     sound("threads", &["300000"], &["3000"]);
 }
+
+#[test]
+fn passes_ring_fulls_and_drains_allocate_nothing() {
+    let wrapped = ["malloc", "calloc", "realloc", "posix_memalign"];
+    let options = wrapped.map(|function| format!("-Wl,--wrap={function}"));
+    let options = options.each_ref().map(String::as_str);
+    let program = support::build_with("tests/c/no_allocation.c", &options);
+    support::run(&program, &[]);
+}

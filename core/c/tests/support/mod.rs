@@ -71,13 +71,19 @@ pub(crate) fn compiles(source: &Path, language: &str) {
 /// Compiles the program `source`, relative to this crate, and links the library; returns the program.
 #[track_caller]
 pub(crate) fn build(source: &str) -> PathBuf {
+    build_with(source, &[])
+}
+
+/// Builds as [`build`] does, with `options` for the linker.
+#[track_caller]
+pub(crate) fn build_with(source: &str, options: &[&str]) -> PathBuf {
     // Tests build at the same time, and two of them the same source.
     static BUILT: AtomicU32 = AtomicU32::new(0);
     let number = BUILT.fetch_add(1, Ordering::Relaxed);
     let program = scratch(&format!("{}-{number}", source.replace(['/', '.'], "-")));
     let mut command = compiler("c11");
     command.args(["-g", "-o"]).arg(&program).arg(here(source));
-    succeeded(command.arg(library()).args(LIBRARIES));
+    succeeded(command.arg(library()).args(LIBRARIES).args(options));
     program
 }
 
