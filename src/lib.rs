@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
+//! The [guide] is for authors of VMMs.
+//!
 //! # The crates behind this face
 //!
 //! * [`core`]: the `no_std` part: ring protocol, controllers, reaper machine.
@@ -13,6 +15,8 @@
 //! * `vm-memory` (default): a sink for the dirty bitmaps of the vm-memory crate.
 //! * `mock` re-exports the simulated VM; `command` implies it.
 #![forbid(unsafe_code)]
+
+pub mod guide;
 
 pub use dirty_ring_core as core;
 pub use dirty_ring_kvm as kvm;

@@ -212,7 +212,7 @@ pub(crate) fn voluntary_switches() -> Result<i64, Errno> {
     // SAFETY: the kernel writes one structure of this type.
     check(unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) })?;
     // SAFETY: zeroes are valid for these integers, and so is what the kernel wrote over them.
-    Ok(unsafe { usage.assume_init() }.ru_nvcsw.into())
+    Ok(unsafe { usage.assume_init() }.ru_nvcsw)
 }
 
 /// Returns the CPU time that the calling thread has used.

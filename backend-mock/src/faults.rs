@@ -19,6 +19,8 @@ pub struct Faults {
     pub late_wake_permille: u16,
     /// How late, in microseconds, on top of the usual latency.
     pub late_wake_us: u32,
+    /// A ring of the doorbell doesn't wake the reaper.
+    pub lost_wake_permille: u16,
     /// After an entry, the ring gets one that names no registered page: an unknown slot, or an
     /// offset beyond its slot.
     pub garbage_permille: u16,
@@ -46,12 +48,13 @@ impl Faults {
         barren_reset_permille: 0,
         late_wake_permille: 0,
         late_wake_us: 0,
+        lost_wake_permille: 0,
         garbage_permille: 0,
         overrun: None,
     };
 
     /// Returns the probabilities by name.
-    pub(crate) fn permilles(&self) -> [(&'static str, u16); 4] {
+    pub(crate) fn permilles(&self) -> [(&'static str, u16); 5] {
         [
             (
                 "interrupted_reset_permille",
@@ -59,6 +62,7 @@ impl Faults {
             ),
             ("barren_reset_permille", self.barren_reset_permille),
             ("late_wake_permille", self.late_wake_permille),
+            ("lost_wake_permille", self.lost_wake_permille),
             ("garbage_permille", self.garbage_permille),
         ]
     }
@@ -75,6 +79,7 @@ pub(crate) struct Dice {
 pub(crate) enum Stream {
     Resets,
     Wakes,
+    Soak,
     Garbage { vcpu: usize },
 }
 
@@ -85,6 +90,7 @@ impl Dice {
             Stream::Resets => 0,
             Stream::Wakes => 1,
             Stream::Garbage { vcpu } => 2 + vcpu as u64,
+            Stream::Soak => u64::MAX,
         });
         Self { rng }
     }

@@ -10,6 +10,12 @@ use crate::pages::WORD_PAGES;
 /// The memory slots of the simulated VM. Not 0 and 1, so that a mistaken index shows.
 const SLOTS: [SlotId; 2] = [SlotId::new(0, 3), SlotId::new(0, 7)];
 
+/// A slot that the simulated VM doesn't have.
+const UNKNOWN_SLOT: SlotId = SlotId::new(1, 99);
+
+/// Pages that a reset write-protects together.
+const MASK_PAGES: u64 = 64;
+
 /// Guest memory: the regions of the vCPUs one after the other, cut in the middle into two slots.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -92,12 +98,12 @@ impl SlotMap {
     }
 
     /// Returns the slots for the collector to check entries against.
-    pub(crate) fn table(self) -> SlotTable<2> {
+    pub(crate) fn table(self) -> SlotTable<3> {
         let mut table = SlotTable::new();
         for (slot, pages) in self.slots() {
             table
                 .insert(slot, pages as u64)
-                .expect("two slots with pages fit a table of two");
+                .expect("two slots with pages fit the table");
         }
         table
     }
@@ -121,6 +127,24 @@ impl SlotMap {
         let is_inside = self.page(&mask.last()).is_some();
         let pages = mask.pages().filter_map(move |gfn| self.page(&gfn));
         pages.take_while(move |_| is_inside)
+    }
+
+    /// Returns an entry that names no page: an unknown slot, or an offset beyond its slot. Not within
+    /// the mask of a sound page, or that one would stay writable.
+    pub(crate) fn garbage(self, draw: u64) -> DirtyGfn {
+        let [_, (slot, pages)] = self.slots();
+        let beyond = MASK_PAGES + (draw >> 1 & 0xf_ffff);
+        if draw & 1 == 0 {
+            DirtyGfn {
+                slot,
+                offset: pages as u64 + beyond,
+            }
+        } else {
+            DirtyGfn {
+                slot: UNKNOWN_SLOT,
+                offset: beyond,
+            }
+        }
     }
 
     /// Returns the page that an entry names, if there is one.

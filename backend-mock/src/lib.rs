@@ -32,6 +32,7 @@
 //!   result.
 //! * [`Vm`] is the VM alone, a [`Backend`](dirty_ring_core::backend::Backend) that passes time
 //!   when it works. Use it to test a reaper of your own: nothing in it knows this one.
+//! * [`soak()`] lives a VM of random make through random doings and counts the pages that are lost.
 //! * [`CostModel`] says what everything costs, [`Faults`] what goes wrong.
 //!
 //! # What is simulated, and what isn't
@@ -47,13 +48,16 @@
 
 mod config;
 mod cost;
+mod error;
 mod faults;
 mod kernel;
 mod layout;
+mod machine;
 mod memory;
 mod pages;
 mod report;
 mod sim;
+mod soak;
 mod sync;
 mod truth;
 mod vcpu;
@@ -65,9 +69,12 @@ pub use config::{
     ConfigError, MAX_DURATION_US, MAX_RING_ENTRIES, MAX_TOTAL_PAGES, MAX_VCPUS, SimConfig,
 };
 pub use cost::CostModel;
+pub use error::VmError;
 pub use faults::{Faults, Overrun};
+pub use machine::VirtualBackend;
 pub use memory::RingMemory;
 pub use pages::PageSet;
 pub use report::{SimReport, VcpuReport};
 pub use sim::{SimError, Simulation, simulate};
+pub use soak::{SoakConfig, SoakError, SoakReport, soak, soak_around};
 pub use vm::{VcpuState, Vm};

@@ -1,11 +1,10 @@
 //! What a simulation gives back.
 
-use core::convert::Infallible;
-
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{CollectError, Collector};
 use dirty_ring_workload::Stalls;
 
+use crate::error::VmError;
 use crate::vm::Vm;
 
 /// What happened in a run.
@@ -48,7 +47,7 @@ pub struct SimReport {
     pub suspects_published: u64,
     /// Why the log is incomplete although the guest went on: entries that named no page, or more
     /// interrupted resets than can be made up for.
-    pub failure: Option<CollectError<Infallible>>,
+    pub failure: Option<CollectError<VmError>>,
     /// Pages whose last write no publication followed. Must be 0.
     pub lost_pages: u64,
     /// Publications of a page while an entry of it waited for its reset. Must be 0.

@@ -48,7 +48,7 @@ fn any_faults() -> impl Strategy<Value = Faults> {
             late_wake_permille: late,
             late_wake_us,
             garbage_permille: garbage,
-            overrun: None,
+            ..Faults::NONE
         },
     )
 }

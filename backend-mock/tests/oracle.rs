@@ -1,14 +1,12 @@
 //! The oracle has to catch what the collector never does: each test breaks one rule on purpose.
 
-use core::convert::Infallible;
-
 use dirty_ring_core::backend::{Backend, Reset};
 use dirty_ring_core::collector::Collector;
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::Ring;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Instant;
-use dirty_ring_mock::{Faults, RingMemory, SimConfig, VcpuState, Vm};
+use dirty_ring_mock::{Faults, RingMemory, SimConfig, VcpuState, Vm, VmError};
 
 /// One vCPU that writes 100 pages as fast as it can, logged.
 fn vm(faults: Faults) -> Vm {
@@ -105,7 +103,7 @@ struct Liar {
 
 impl Backend for Liar {
     type Memory = RingMemory;
-    type Error = Infallible;
+    type Error = VmError;
 
     fn rings(&self) -> &[Ring<RingMemory>] {
         self.vm.rings()
@@ -116,7 +114,7 @@ impl Backend for Liar {
     fn is_registered(&self, gfn: &DirtyGfn) -> bool {
         self.vm.is_registered(gfn)
     }
-    fn reset(&mut self) -> Result<Reset, Infallible> {
+    fn reset(&mut self) -> Result<Reset, VmError> {
         let mut done = self.vm.reset()?;
         match self.says {
             Says::Truth => return Ok(done),
@@ -137,10 +135,10 @@ impl Backend for Liar {
         }
         Ok(Reset::of(done.entries))
     }
-    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), Infallible> {
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), VmError> {
         self.vm.publish(pages)
     }
-    fn publish_all(&mut self) -> Result<(), Infallible> {
+    fn publish_all(&mut self) -> Result<(), VmError> {
         self.vm.publish_all()
     }
 }

@@ -27,7 +27,7 @@ fn each_round_runs_every_policy_and_the_baseline_once() {
     for backend in backends() {
         let words = format!(
             "compare --backend {backend} --vcpus 2 --workload hot --duration 150ms --rounds 3 \
-             --policies ladder,fixed:10ms,ladder,none --json"
+             --policies ladder,fixed:10ms,ladder,none --ring-entries 4096 --json"
         );
         let json = dirty_ring(&words).json();
         check_host(&json["host"], backend);
@@ -57,7 +57,8 @@ fn each_round_runs_every_policy_and_the_baseline_once() {
 
 #[test]
 fn text_is_a_table_and_a_conclusion() {
-    let words = "compare --backend mock --rounds 1 --duration 100ms --policies seed,ladder";
+    let words = "compare --backend mock --rounds 1 --duration 100ms --policies seed,ladder \
+                 --ring-entries 4096";
     let text = dirty_ring(words).good();
     let mut lines = text.lines();
     assert_eq!(

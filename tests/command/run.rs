@@ -153,3 +153,19 @@ fn text_names_the_run_and_has_a_line_for_each_figure() {
         }
     }
 }
+
+#[test]
+fn the_ring_is_the_largest_of_the_host_unless_another_is_asked_for() {
+    for backend in backends() {
+        let words = format!("run --json --backend {backend} --duration 50ms");
+        let json = dirty_ring(&words).json();
+        let most = match backend {
+            "kvm" => whole(
+                &dirty_ring("probe --json").json()["host"]["kvm"],
+                "max_ring_entries",
+            ),
+            _ => 65536,
+        };
+        assert_eq!(whole(&json, "ring_entries"), most, "{json}");
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dirty_ring_core::controller::{Controller, Policy};
 use dirty_ring_core::doorbell::Seen;
-use dirty_ring_core::planner::{Events, Phase, Planner};
+use dirty_ring_core::planner::{Events, Planner};
 use dirty_ring_core::reaper::{Reaper, Turn};
 use dirty_ring_core::time::Instant;
 
@@ -37,11 +37,24 @@ pub struct ReaperBody<C: Controller = Policy> {
 pub enum Next {
     /// Take another turn at once, or as soon as other work allows.
     Again,
-    /// Take the next turn after that long, or when the [waker](super::ReaperBuilder::waker) calls;
-    /// `None`: only then.
+    /// Take the next turn after that long, which is never 0 (a timerfd that is set to 0 is disarmed), or
+    /// when the [waker](super::ReaperBuilder::waker) calls; `None`: only then.
     Wait(Option<Duration>),
     /// The reaper was stopped, and has drained the rings: drop the body.
     Done,
+}
+
+impl Next {
+    /// Returns what to do at `now`, after `turn`.
+    fn after(turn: Turn, now: Instant) -> Self {
+        match turn {
+            Turn::Again => Self::Again,
+            Turn::Wait { until } if until == Instant::MAX => Self::Wait(None),
+            Turn::Wait { until } if until <= now => Self::Again,
+            Turn::Wait { until } => Self::Wait(Some((until - now).into())),
+            Turn::Done => Self::Done,
+        }
+    }
 }
 
 impl<C: Controller> ReaperBody<C> {
@@ -98,15 +111,8 @@ impl<C: Controller> ReaperBody<C> {
     pub fn turn(&mut self) -> Result<Next, Error> {
         let driver = Some(thread::current().id());
         self.session.update(|progress| progress.driver = driver);
-        Ok(match self.take_turn()? {
-            Turn::Again => Next::Again,
-            Turn::Wait { until } if until == Instant::MAX => Next::Wait(None),
-            Turn::Wait { until } => {
-                let left = until - self.session.clock.now();
-                Next::Wait(Some(left.into()))
-            }
-            Turn::Done => Next::Done,
-        })
+        let turn = self.take_turn()?;
+        Ok(Next::after(turn, self.session.clock.now()))
     }
 
     fn take_turn(&mut self) -> Result<Turn, Error> {
@@ -174,10 +180,7 @@ impl<C: Controller> ReaperBody<C> {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
-        self.session.update(|progress| {
-            progress.has_ended = true;
-            progress.phase = Phase::Idle;
-        });
+        let is_abandoned = self.session.note_end();
         self.session
             .own_collector()
             .doorbell()
@@ -189,7 +192,7 @@ impl<C: Controller> ReaperBody<C> {
         let history = self.reaper.planner().history().copied().collect();
         *lock(&self.course.history) = Some(history);
         self.course.ended.notify_all();
-        self.session.release_if_abandoned();
+        let _left = is_abandoned.then(|| self.session.end_reaper());
         if let Some(on_end) = self.on_end.take() {
             on_end(error.map_or(Ok(()), Err));
         }
@@ -205,5 +208,22 @@ impl<C: Controller> Drop for ReaperBody<C> {
 impl<C: Controller> fmt::Debug for ReaperBody<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReaperBody").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_is_over_already_is_no_wait_of_zero_length() {
+        let until = Instant(1000);
+        let next = |now| Next::after(Turn::Wait { until }, Instant(now));
+        assert_eq!(next(999), Next::Wait(Some(Duration::from_micros(1))));
+        assert_eq!((next(1000), next(1001)), (Next::Again, Next::Again));
+        let endless = Turn::Wait {
+            until: Instant::MAX,
+        };
+        assert_eq!(Next::after(endless, Instant(5)), Next::Wait(None));
     }
 }

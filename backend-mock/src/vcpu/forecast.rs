@@ -88,7 +88,7 @@ impl Vcpu {
         match &self.overrun {
             Some(overrun) if overrun_ps(overrun) > self.local_ps => at_ps.min(overrun_ps(overrun)),
             // It is due as soon as it runs.
-            Some(_) => at_ps.min(self.next_ps),
+            Some(_) => at_ps.min(self.next_ps.max(self.local_ps)),
             None => at_ps,
         }
     }

@@ -1,17 +1,12 @@
 //! A vCPU's faults: garbage in its ring, and a ring overrun.
 
-use dirty_ring_core::entry::{DirtyGfn, SlotId};
-
 use super::Vcpu;
 use crate::cost::PS_PER_US;
 use crate::faults::{Dice, Overrun};
 use crate::kernel::KernelRing;
 
-/// A slot that the simulated VM doesn't have.
-const UNKNOWN_SLOT: SlotId = SlotId::new(1, 99);
-
-/// Pages that a reset write-protects together.
-const MASK_PAGES: u64 = 64;
+/// Different entries that name no page.
+const GARBAGE_DRAWS: u64 = 1 << 21;
 
 /// Entries that name no page, mixed into the ring.
 #[derive(Debug)]
@@ -20,8 +15,6 @@ pub(super) struct Garbage {
     permille: u16,
     /// Sound entries until the next one.
     pub(super) left: u32,
-    /// Which kind it will be.
-    beyond_slot: bool,
 }
 
 impl Vcpu {
@@ -31,7 +24,6 @@ impl Vcpu {
             left: dice.times_until(permille),
             dice,
             permille,
-            beyond_slot: false,
         });
         self
     }
@@ -52,21 +44,21 @@ impl Vcpu {
             return;
         }
         garbage.left = garbage.dice.times_until(garbage.permille);
-        garbage.beyond_slot = !garbage.beyond_slot;
-        let [_, (slot, pages)] = self.slots.slots();
-        // Not within KVM's mask of a sound page: that one would stay writable.
-        let beyond = MASK_PAGES + garbage.dice.below(1 << 20);
-        ring.push(if garbage.beyond_slot {
-            DirtyGfn {
-                slot,
-                offset: pages as u64 + beyond,
-            }
-        } else {
-            DirtyGfn {
-                slot: UNKNOWN_SLOT,
-                offset: beyond,
-            }
+        ring.push(self.slots.garbage(garbage.dice.below(GARBAGE_DRAWS)));
+    }
+
+    /// Makes it overrun its ring from `at_us` on.
+    pub(crate) fn overrun_from(&mut self, at_us: u64, entries_beyond: u32) {
+        self.overrun = Some(Overrun {
+            vcpu: self.index as u32,
+            at_us,
+            entries_beyond,
         });
+    }
+
+    /// Returns whether it is still to overrun its ring.
+    pub(crate) fn is_overrun_due(&self) -> bool {
+        self.overrun.is_some()
     }
 
     /// Logs page after page, protected or not, past the soft limit and past the ring's end. The

@@ -135,6 +135,19 @@ impl Vcpu {
         self.protected.insert(page);
     }
 
+    /// Write-protects all its pages.
+    pub(crate) fn protect_all(&mut self) {
+        self.protected = PageSet::full(self.region.pages);
+    }
+
+    /// Lets it go on at `at_ps`, after it was held since the time that it has been simulated up to.
+    pub(crate) fn resume(&mut self, at_ps: u64) {
+        self.local_ps = self.local_ps.max(at_ps);
+        if self.left_ps.is_none() {
+            self.next_ps = self.next_ps.max(at_ps);
+        }
+    }
+
     /// Interrupts it for `pause_ps`, if it is in guest mode.
     pub(crate) fn interrupt(&mut self, pause_ps: u64) {
         if self.left_ps.is_none() && self.entered_ps <= self.local_ps {

@@ -61,7 +61,7 @@ impl Vm {
 
     pub(super) fn forecast_anew(&mut self, vcpu: usize) {
         let cpu = &self.vcpus[vcpu];
-        self.forecasts[vcpu] = if !self.logged {
+        self.forecasts[vcpu] = if !self.logged || self.is_held {
             Forecast::NEVER
         } else if cpu.left_ps().is_some() {
             self.exact_forecast(vcpu)

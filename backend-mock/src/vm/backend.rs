@@ -1,15 +1,17 @@
 //! What userspace does to the VM: harvests, resets and publications, and the time they take.
 
-use core::convert::Infallible;
 use std::collections::HashSet;
 
 use dirty_ring_core::backend::{Backend, Reset};
-use dirty_ring_core::entry::DirtyGfn;
-use dirty_ring_core::ring::Ring;
+use dirty_ring_core::entry::{DirtyGfn, SlotId};
+use dirty_ring_core::ring::{Ring, RingState};
+use dirty_ring_core::time::Instant;
 
-use super::Vm;
+use super::{Vm, plugged};
 use crate::cost::ps;
+use crate::error::VmError;
 use crate::kernel::{Interrupted, KernelRing, Signal};
+use crate::machine::VirtualBackend;
 use crate::memory::RingMemory;
 
 /// Interruptions for one false alarm.
@@ -42,6 +44,20 @@ impl Vm {
         }
     }
 
+    /// Lets the consumer count `pages` as dirty.
+    pub(crate) fn count_as_dirty(&mut self, pages: &[DirtyGfn]) {
+        let waiting: HashSet<_> = self.kernel.iter().flat_map(KernelRing::waiting).collect();
+        for gfn in pages {
+            if gfn.slot == plugged::SLOT && self.plugged.on_published(gfn) {
+                self.truth.on_plugged_published(waiting.contains(gfn));
+                continue;
+            }
+            let waits = waiting.contains(gfn);
+            self.truth
+                .on_published(gfn, waits, &self.layout, &self.vcpus);
+        }
+    }
+
     /// Resets the rings, vCPU by vCPU, until a signal is pending
     /// (`kvm_vm_ioctl_reset_dirty_pages`). Returns the entries reset.
     fn reset_rings(&mut self, mut signal: Signal) -> (u32, Result<(), Interrupted>) {
@@ -50,6 +66,9 @@ impl Vm {
         for vcpu in 0..self.kernel.len() {
             let mut count = 0;
             let done = self.kernel[vcpu].reset(&mut signal, &mut count, |mask| {
+                if mask.last().slot == plugged::SLOT {
+                    self.plugged.protect(&mask);
+                }
                 for page in map.protected_by(&mask) {
                     let (owner, offset) = self.layout.owner(page);
                     self.vcpus[owner].protect(offset);
@@ -69,7 +88,7 @@ impl Vm {
 
 impl Backend for Vm {
     type Memory = RingMemory;
-    type Error = Infallible;
+    type Error = VmError;
 
     fn rings(&self) -> &[Ring<RingMemory>] {
         &self.rings
@@ -83,7 +102,14 @@ impl Backend for Vm {
         self.slots.contains(gfn)
     }
 
-    fn reset(&mut self) -> Result<Reset, Infallible> {
+    fn was_removed(&self, slot: SlotId) -> bool {
+        slot == plugged::SLOT && self.plugged.was_removed()
+    }
+
+    fn reset(&mut self) -> Result<Reset, VmError> {
+        if self.mishaps.resets_fail {
+            return Err(VmError::Reset);
+        }
         let waiting = self.meter.waiting();
         let signal = self.next_signal(waiting);
         let work_ps = self
@@ -113,18 +139,36 @@ impl Backend for Vm {
         })
     }
 
-    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), Infallible> {
-        let waiting: HashSet<_> = self.kernel.iter().flat_map(KernelRing::waiting).collect();
-        for gfn in pages {
-            let waits = waiting.contains(gfn);
-            self.truth
-                .on_published(gfn, waits, &self.layout, &self.vcpus);
-        }
+    fn publish(&mut self, pages: &[DirtyGfn]) -> Result<(), VmError> {
+        self.mishaps.take_pages()?;
+        self.count_as_dirty(pages);
         Ok(())
     }
 
-    fn publish_all(&mut self) -> Result<(), Infallible> {
+    fn publish_all(&mut self) -> Result<(), VmError> {
+        self.mishaps.take_pages()?;
+        self.plugged.on_all_published();
         self.truth.on_all_published(&self.layout, &self.vcpus);
         Ok(())
+    }
+}
+
+impl VirtualBackend for Vm {
+    fn around(vm: Vm) -> Self {
+        vm
+    }
+
+    fn vm(&self) -> &Vm {
+        self
+    }
+
+    fn vm_mut(&mut self) -> &mut Vm {
+        self
+    }
+
+    fn restore_rings(&mut self, states: &[RingState], now: Instant) {
+        for (ring, state) in self.rings.iter_mut().zip(states) {
+            *ring = Ring::from_state(ring.memory().clone(), state, now);
+        }
     }
 }

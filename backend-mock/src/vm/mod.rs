@@ -2,6 +2,8 @@
 
 mod agenda;
 mod backend;
+mod mishaps;
+mod plugged;
 
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ use crate::pages::PageSet;
 use crate::truth::Truth;
 use crate::vcpu::Vcpu;
 use agenda::Forecast;
+use mishaps::Mishaps;
+use plugged::Plugged;
 
 /// Where a vCPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +69,8 @@ pub struct Vm {
     /// When the guest ends: no vCPU runs after that.
     end_ps: u64,
     layout: Layout,
-    slots: SlotTable<2>,
+    slots: SlotTable<3>,
+    plugged: Plugged,
     rings: Vec<Ring<RingMemory>>,
     kernel: Vec<KernelRing>,
     vcpus: Vec<Vcpu>,
@@ -76,6 +81,9 @@ pub struct Vm {
     charged: Accesses,
     /// Pages that interrupted resets left unprotected.
     forgotten: u64,
+    mishaps: Mishaps,
+    /// The vCPUs are kept out of guest mode.
+    is_held: bool,
     truth: Truth,
 }
 
@@ -120,6 +128,7 @@ impl Vm {
             now_ps: 0,
             end_ps: config.duration_us * PS_PER_US,
             slots: layout.slot_map().table(),
+            plugged: Plugged::none(),
             rings: memories
                 .iter()
                 .map(|m| Ring::new(m.clone(), Instant(0)))
@@ -134,6 +143,8 @@ impl Vm {
             meter,
             charged: Accesses::default(),
             forgotten: 0,
+            mishaps: Mishaps::default(),
+            is_held: false,
             truth: Truth::new(&layout, logged),
             layout,
         };
@@ -163,6 +174,9 @@ impl Vm {
     /// time that is past changes nothing.
     pub fn run_until_ps(&mut self, to_ps: u64) {
         self.now_ps = self.now_ps.max(to_ps);
+        if self.is_held {
+            return;
+        }
         let guest_ps = self.now_ps.min(self.end_ps);
         for (vcpu, ring) in self.vcpus.iter_mut().zip(&mut self.kernel) {
             vcpu.advance(guest_ps, ring);
@@ -222,7 +236,7 @@ impl Vm {
     /// are in the rings or with the collector, or they are lost. Must be 0 after the final drain;
     /// always 0 with dirty logging off.
     pub fn unpublished_pages(&self) -> u64 {
-        self.truth.unseen_pages(&self.layout, &self.vcpus)
+        self.truth.unseen_pages(&self.layout, &self.vcpus) + self.plugged.unseen_pages()
     }
 
     /// Returns the pages that interrupted resets have counted and left unprotected. The next write to

@@ -59,7 +59,7 @@ impl Suspects {
             }
         }
         bounded::retain(&mut self.pages, |at, _| {
-            !place(&mut dropped, at).is_some_and(|(word, bit)| *word & bit != 0)
+            place(&mut dropped, at).is_none_or(|(word, bit)| *word & bit == 0)
         });
     }
 

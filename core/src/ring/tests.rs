@@ -183,6 +183,26 @@ fn a_look_at_a_ring_that_stands_still_costs_two_loads_and_one_that_grows_some_mo
 }
 
 #[test]
+fn a_ring_that_is_still_to_be_found_after_a_resync_is_so_where_it_is_restored() {
+    let mut first = ring_at(300);
+    first.memory.log_pages(0..20);
+    let barrier = first.begin_clear(false);
+    while first.memory.reset_one().is_some() {}
+    first.end_clear(barrier);
+    let state = first.state(Instant(1));
+    let mut restored = Ring::from_state(first.memory, &state, Instant(2));
+    restored.memory.log_pages(20..25);
+    assert!(restored.is_lost(), "its saved position means nothing");
+    assert!(!restored.has_parted() && !restored.was_lapped());
+    let run = restored.find_run().unwrap();
+    restored.mark_empty();
+    while restored.memory.reset_one().is_some() {}
+    restored.settle_at(run, Instant(3));
+    assert_eq!(harvest(&mut restored, 256), [20, 21, 22, 23, 24]);
+    assert!(!restored.state(Instant(4)).is_lost);
+}
+
+#[test]
 fn a_restored_ring_goes_on_where_the_first_stopped() {
     let mut first = ring_at(u32::MAX - 20);
     first.memory.log_pages(0..100);

@@ -28,7 +28,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) fn check(host: &KvmHost, plan: &Plan) -> Result<(RingSize, GuestConfig), Failure> {
     let size = host
         .support
-        .size(plan.place.ring_entries)
+        .size(plan.place.ring_entries.unwrap_or(host.support.max_entries))
         .map_err(|error| Failure::Usage(failure::describe(&error)))?;
     let vcpus = plan.place.vcpus.into();
     host.check_vcpus(vcpus)?;
@@ -49,7 +49,7 @@ pub(super) fn run(host: &KvmHost, plan: &Plan) -> Result<RunReport, Failure> {
     let (size, config) = check(host, plan)?;
     let window = match plan.policy.controller(size) {
         None => without_logging(host, plan, config),
-        Some(controller) => with_reaper(host, plan, config, controller),
+        Some(controller) => with_reaper(host, plan, size, config, controller),
     };
     window
         .map(|window| window.report(host, plan, size))
@@ -104,12 +104,13 @@ fn without_logging(
 fn with_reaper(
     host: &KvmHost,
     plan: &Plan,
+    size: RingSize,
     config: GuestConfig,
     controller: Policy,
 ) -> Result<Window, CallbackError> {
     let stalls = Arc::new(Mutex::new(Stalls::default()));
     let reactions = Arc::new(Mutex::new(Stalls::default()));
-    let reaping = Reaping::new(plan.place.ring_entries)
+    let reaping = Reaping::new(size.entries())
         .ring_full_mode(plan.what.ring_full.mode())
         .warm_up(plan.needed_pages())
         .around_ring_full({

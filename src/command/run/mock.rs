@@ -1,6 +1,6 @@
 //! A run on the simulated VM, in virtual time.
 
-use dirty_ring::core::size::RingSize;
+use dirty_ring::core::size::{MAX_ENTRIES, RingSize};
 use dirty_ring::mock::{SimConfig, SimError, SimReport, Simulation};
 
 use super::{PAGE_BYTES, Plan};
@@ -11,7 +11,8 @@ use crate::command::safety::SafeRing;
 
 /// Checks `plan`. Returns the rings and the simulation that it takes.
 pub(super) fn check(plan: &Plan) -> Result<(RingSize, SimConfig), Failure> {
-    let size = RingSize::new(plan.place.ring_entries, PAGE_BYTES as u32, 0)
+    let entries = plan.place.ring_entries.unwrap_or(MAX_ENTRIES);
+    let size = RingSize::new(entries, PAGE_BYTES as u32, 0)
         .map_err(|error| Failure::Usage(failure::describe(&error)))?;
     plan.pages_per_vcpu()?;
     let config = SimConfig {

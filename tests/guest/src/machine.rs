@@ -10,6 +10,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
+use vmm_sys_util::errno;
 
 use crate::code::CODE;
 use crate::error::GuestError;
@@ -53,9 +54,8 @@ impl Guest {
         ram.write_slice(&CODE, GuestAddress(layout.code_address()))
             .map_err(GuestError::memory("load the guest's code"))?;
 
-        let vm = kvm
-            .create_vm()
-            .map_err(GuestError::kvm("create the guest's VM"))?;
+        let vm =
+            uninterrupted(|| kvm.create_vm()).map_err(GuestError::kvm("create the guest's VM"))?;
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(GuestError::kvm("list the supported CPUID leaves"))?;
@@ -123,14 +123,14 @@ impl Guest {
 
     /// Switches dirty logging of one data slot on or off, or creates the slot anew. See
     /// [`set_logging`](Self::set_logging).
-    pub(crate) fn set_slot_logging(&self, slot: &GuestSlot, on: bool) -> Result<(), GuestError> {
+    pub fn set_slot_logging(&self, slot: &GuestSlot, on: bool) -> Result<(), GuestError> {
         self.set_slot(slot, if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
     }
 
     /// Removes a data slot. A vCPU that touches its pages from then on fails; their contents stay
     /// in the guest's memory.
-    pub(crate) fn remove_slot(&self, slot: &GuestSlot) -> Result<(), GuestError> {
-        sys::remove_memory_slot(&self.vm, slot.id)
+    pub fn remove_slot(&self, slot: &GuestSlot) -> Result<(), GuestError> {
+        uninterrupted(|| sys::remove_memory_slot(&self.vm, slot.id))
             .map_err(GuestError::kvm(format!("remove memory slot {}", slot.id)))
     }
 
@@ -145,9 +145,7 @@ impl Guest {
             .iter()
             .enumerate()
             .map(|(index, params)| {
-                let fd = self
-                    .vm
-                    .create_vcpu(index as u64)
+                let fd = uninterrupted(|| self.vm.create_vcpu(index as u64))
                     .map_err(GuestError::kvm(format!("create vCPU {index}")))?;
                 let start = Start {
                     privilege: self.layout.config().privilege,
@@ -236,8 +234,19 @@ impl Guest {
                 GuestAddress(slot.guest_address),
             ))
             .map_err(GuestError::memory("find the memory of a slot"))?;
-        sys::set_memory_slot(&self.vm, slot, region, flags)
+        uninterrupted(|| sys::set_memory_slot(&self.vm, slot, region, flags))
             .map_err(GuestError::kvm(format!("set memory slot {}", slot.id)))
+    }
+}
+
+/// Calls KVM again where a signal, or a stop of the whole process, interrupted it: KVM starts threads and
+/// takes locks for some requests, and gives up then.
+fn uninterrupted<R>(mut call: impl FnMut() -> errno::Result<R>) -> errno::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            done => return done,
+        }
     }
 }
 

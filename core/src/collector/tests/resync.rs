@@ -122,6 +122,20 @@ fn a_resync_ends_only_when_a_consumer_has_counted_all_memory_as_dirty() {
 }
 
 #[test]
+fn resets_that_signals_keep_from_doing_anything_end_no_resync_before_its_time() {
+    for barren in [1, 4, 10, 30] {
+        let weather = || [Weather::Interrupted(0)].repeat(barren);
+        let mut collector: Pages = collector(1);
+        collector.backend().memory(0).log_pages(0..150);
+        set_weather(&mut collector, weather());
+        resync(&mut collector);
+        // The ring is found again by the next caller.
+        set_weather(&mut collector, weather());
+        is_sound_again(&mut collector, 100);
+    }
+}
+
+#[test]
 fn a_sound_ring_survives_a_resync() {
     let mut collector: Pages = collector(1);
     for _ in 0..3 {
@@ -152,6 +166,8 @@ fn rings_in_any_state_are_had_back() {
             }
         }
         let mut collector: Pages = Collector::new(kvm);
+        // Nobody knows what is in it: a failure has been seen.
+        collector.failure = Some(CollectError::Parted { ring: 0 });
         resync(&mut collector);
         is_sound_again(&mut collector, 1 + random.below(400));
     }
@@ -201,5 +217,56 @@ fn a_ring_is_had_back_while_its_vcpu_logs_pages() {
         collector.backend_mut().published.clear();
         collector.backend_mut().writable.clear();
         is_sound_again(&mut collector, 300);
+    }
+}
+
+/// Two rings, cleared; both vCPUs have logged a page since. The first one's is harvested, and signals
+/// keep KVM from resetting it for a while.
+fn one_ring_lost_and_a_deficit() -> Pages {
+    let mut collector: Pages = collector(2);
+    resync(&mut collector);
+    collector.backend_mut().write(0, page(1));
+    collector.begin_pass(Instant(1), Scope::Planned, |_| ());
+    assert_eq!(collector.harvest(Instant(1)), Ok((1, false)));
+    collector.backend_mut().write(1, page(2));
+    collector
+        .backend_mut()
+        .weather
+        .extend([Weather::Short(0); 4]);
+    collector
+}
+
+#[test]
+fn a_drain_is_not_over_before_it_has_looked_for_a_lost_ring() {
+    let mut collector = one_ring_lost_and_a_deficit();
+    while !collector.drain(Instant(2)).unwrap() {}
+    assert_eq!(collector.backend().published_sorted(), [1, 2]);
+    let mut collector = one_ring_lost_and_a_deficit();
+    while !collector.drain_late(Instant(2)).unwrap() {}
+    assert_eq!(collector.backend().published_sorted(), [1, 2]);
+}
+
+#[test]
+fn a_pass_over_all_rings_is_not_over_before_it_has_looked_for_a_lost_one() {
+    let mut collector = one_ring_lost_and_a_deficit();
+    collector.begin_pass(Instant(2), Scope::All, |_| ());
+    while !collector.reap(Instant(2)).unwrap().is_over {}
+    assert_eq!(collector.backend().published_sorted(), [1, 2]);
+}
+
+/// As a VMM does that calls for every vCPU when one ring is full.
+#[test]
+fn calls_without_an_exit_move_no_index_of_a_sound_ring_that_was_cleared() {
+    for waiting in [0, 1, 150] {
+        let mut collector: Pages = collector(1);
+        collector.backend().memory(0).log_pages(0..waiting);
+        resync(&mut collector);
+        let used = collector.backend().memory(0).used();
+        for _ in 0..crate::ring::OVERRUN_EXITS - 1 {
+            let report = collector.ring_full(0, RingFullMode::default(), Instant(2));
+            assert!(report.is_ok());
+        }
+        assert_eq!(collector.backend().memory(0).used(), used, "{waiting}");
+        is_sound_again(&mut collector, 100);
     }
 }

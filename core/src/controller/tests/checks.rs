@@ -174,3 +174,48 @@ fn a_controller_that_refuses_its_own_state_is_caught() {
     let message = refuses.unwrap_err().to_string();
     assert!(message.ends_with("the controller refused its own state"));
 }
+
+/// What a ring shows of its growth is saved with it, the rate meter's figures excepted.
+#[test]
+fn a_controller_that_depends_on_all_that_rings_show_goes_on_as_before() {
+    struct Reads(u64);
+    impl Controller for Reads {
+        type State = u64;
+        fn current(&self) -> Decision {
+            Decision {
+                wait: Micros(1 + self.0),
+                level: None,
+                reasons: Reasons::empty(),
+            }
+        }
+        fn plan<M: EntryMemory>(&mut self, now: Instant, rings: &mut PassRings<'_, M>) {
+            self.0 = 0;
+            for index in 0..rings.len() {
+                let ring = rings.get(index).unwrap();
+                let growth = ring.growth;
+                let ages = [
+                    Some(growth.oldest_since()),
+                    growth.watched_since(),
+                    growth.full_at(),
+                ];
+                let ages = ages.into_iter().flatten().map(|since| (now - since).0);
+                self.0 += ages.sum::<u64>() + growth.rate_per_s() + growth.peak_per_s();
+                self.0 += u64::from(ring.occupancy) + u64::from(growth.grown());
+                if ring.occupancy.is_multiple_of(3) {
+                    rings.leave(index);
+                }
+            }
+        }
+        fn on_reaped(&mut self, _measurement: &Measurement) -> Decision {
+            self.current()
+        }
+        fn state(&self) -> u64 {
+            self.0
+        }
+        fn restore(&mut self, state: &u64) -> Result<(), StateError> {
+            self.0 = *state;
+            Ok(())
+        }
+    }
+    assert_eq!(check(|_| Reads(0)), Ok(()));
+}
