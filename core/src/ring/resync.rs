@@ -88,6 +88,8 @@ impl<M: EntryMemory> Ring<M> {
         self.unmark();
         self.is_lost = false;
         self.fetch = run;
+        // A harvest that found nothing meanwhile has noted where the ring was before.
+        self.unreset = Unreset::NONE;
         let published = run.wrapping_add(self.occupancy_from(0));
         self.growth = Growth::starting_at(now, published);
     }
