@@ -342,8 +342,9 @@ impl fmt::Debug for Tracker {
 
 impl VcpuHandle {
     /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again. Call it
-    /// for the vCPU that had the exit, once for each: exits without anything to take are how an overrun is
-    /// recognised.
+    /// for the vCPU that had the exit, once for each exit, and for no other: exits without anything to take
+    /// are how an overrun is recognised, and how KVM's index is brought back after a
+    /// [`resync`](Tracker::resync). A call without an exit can keep its vCPU out for good then.
     ///
     /// # Errors
     /// The vCPU can't go on until the tracker is mended. [`Error::Collect`]: a ring has overrun,

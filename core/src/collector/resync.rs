@@ -24,9 +24,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// # Errors
     /// [`CollectError::Reset`].
     pub fn begin_resync(&mut self) -> Result<(), CollectError<B::Error>> {
-        // What another resynchronisation left half done is no failure of a ring.
-        let failure = self.failure.take();
-        let had_failed = failure.is_some_and(|failure| !matches!(failure, CollectError::Resyncing));
+        self.failure = None;
         self.batch.clear();
         self.outstanding = 0;
         self.epoch = self.epoch.saturating_add(1);
@@ -36,9 +34,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.last_bad_entry = None;
         self.reset_marked()?;
         for index in 0..self.backend.rings().len() {
-            let barrier = self
-                .ring_mut(index)
-                .and_then(|ring| ring.begin_clear(had_failed));
+            let barrier = self.ring_mut(index).and_then(Ring::begin_clear);
             if barrier.is_some() {
                 self.reset_marked()?;
             }
@@ -109,10 +105,13 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         // The first exit may be older than the resynchronisation. KVM found the ring full before the
         // second, and nothing has been reset since.
         let is_full = exit >= 2;
-        let cleared = self.backend.rings().get(ring);
-        // A caller may come without an exit. A ring that was sound has no entry to give way, and would be
-        // full for ever if KVM's index were moved beyond it.
-        if !is_full || !cleared.is_some_and(|ring| ring.may_be_full()) {
+        if !is_full
+            || !self
+                .backend
+                .rings()
+                .get(ring)
+                .is_some_and(|ring| ring.is_lost())
+        {
             return Ok(());
         }
         for part in 0..PARTS {

@@ -104,8 +104,6 @@ pub struct Ring<M> {
     unreset: Unreset,
     /// Where KVM publishes next is unknown: see the module `resync`.
     is_lost: bool,
-    /// It is lost after a failure, so KVM may count entries that aren't there.
-    may_be_full: bool,
 }
 
 /// What the ring-full path remembers of a ring.
@@ -140,7 +138,6 @@ impl<M: EntryMemory> Ring<M> {
             },
             unreset: Unreset::NONE,
             is_lost: false,
-            may_be_full: false,
         }
     }
 

@@ -196,8 +196,6 @@ fn rings_in_any_state_are_had_back() {
             }
         }
         let mut collector: Pages = Collector::new(kvm);
-        // Nobody knows what is in it: a failure has been seen.
-        collector.failure = Some(CollectError::Parted { ring: 0 });
         resync(&mut collector);
         is_sound_again(&mut collector, 1 + random.below(400));
     }
@@ -282,21 +280,4 @@ fn a_pass_over_all_rings_is_not_over_before_it_has_looked_for_a_lost_one() {
     collector.begin_pass(Instant(2), Scope::All, |_| ());
     while !collector.reap(Instant(2)).unwrap().is_over {}
     assert_eq!(collector.backend().published_sorted(), [1, 2]);
-}
-
-/// As a VMM does that calls for every vCPU when one ring is full.
-#[test]
-fn calls_without_an_exit_move_no_index_of_a_sound_ring_that_was_cleared() {
-    for waiting in [0, 1, 150] {
-        let mut collector: Pages = collector(1);
-        collector.backend().memory(0).log_pages(0..waiting);
-        resync(&mut collector);
-        let used = collector.backend().memory(0).used();
-        for _ in 0..crate::ring::OVERRUN_EXITS - 1 {
-            let report = collector.ring_full(0, RingFullMode::default(), Instant(2));
-            assert!(report.is_ok());
-        }
-        assert_eq!(collector.backend().memory(0).used(), used, "{waiting}");
-        is_sound_again(&mut collector, 100);
-    }
 }
