@@ -168,11 +168,6 @@ impl KvmRings {
         Ok(())
     }
 
-    /// Removes the sink. What is published from now on is kept for the next one.
-    pub fn remove_sink(&mut self) {
-        self.sink = None;
-    }
-
     /// Returns a registered slot.
     pub(crate) fn slot(&self, slot: SlotId) -> Option<&MemorySlot> {
         self.slots.get(slot)
@@ -204,8 +199,8 @@ impl KvmRings {
         Ok(logs.collect())
     }
 
-    /// Removes the sink and returns it.
-    pub(crate) fn take_sink(&mut self) -> Option<Box<dyn PageSink>> {
+    /// Removes the sink and returns it. What is published from now on is kept for the next one.
+    pub fn take_sink(&mut self) -> Option<Box<dyn PageSink>> {
         self.sink.take()
     }
 
@@ -228,16 +223,12 @@ impl KvmRings {
 /// Checks whether the entries of a ring can be those of a ring at its position.
 fn check_position(vcpu: usize, ring: &Ring<MappedRing>) -> Result<(), Error> {
     if ring.is_lost() {
-        return Ok(());
-    }
-    if ring.is_lost() {
         // Its entries will tell its position.
         return Ok(());
     }
     let position = ring.position();
     // A vCPU that logs pages meanwhile may make a sound ring look odd once.
     let fits = (0..POSITION_CHECKS).any(|_| match position {
-        _ if ring.is_lost() => true,
         RingPosition::START => ring.is_fresh(),
         _ => ring.fits_position(),
     });

@@ -1,5 +1,6 @@
 //! Rings that are had back. The test's KVM keeps its indices and flags as virt/kvm/dirty_ring.c does.
 
+use super::super::PATIENCE_RESETS;
 use super::*;
 use crate::entry::EntryFlags;
 use crate::testing::{Cells, PUBLICATION_FAILS, Random};
@@ -119,6 +120,35 @@ fn a_resync_ends_only_when_a_consumer_has_counted_all_memory_as_dirty() {
     assert_eq!(collector.end_resync(Instant(1)), Ok(()));
     assert_eq!(collector.backend().published_all, 1);
     assert_eq!(collector.drain(Instant(1)), Ok(true));
+}
+
+#[test]
+fn an_interrupted_reset_makes_suspects_of_a_ring_that_was_found_again() {
+    let mut collector = crate::testing::collector::<256>(2);
+    // The second ring has gone round before.
+    for first in [0, 150] {
+        collector.backend().memory(1).log_pages(first..first + 150);
+        assert_eq!(collector.drain(Instant(1)), Ok(true));
+    }
+    collector.begin_resync().unwrap();
+    collector.end_resync(Instant(1)).unwrap();
+    assert_eq!(
+        collector.drain(Instant(2)),
+        Ok(true),
+        "nothing is logged yet"
+    );
+    collector.backend().memory(0).log_pages(1000..1020);
+    collector.backend().memory(1).log_pages(5000..5030);
+    // The rings are found, and a signal ends the reset after that, behind the first ring's last entry.
+    let searches = [Weather::Short(u32::MAX)].repeat(2 * PATIENCE_RESETS as usize);
+    set_weather(
+        &mut collector,
+        searches.into_iter().chain([Weather::Interrupted(20)]),
+    );
+    assert_eq!(collector.drain(Instant(3)), Ok(true));
+    let suspects = collector.suspects().iter().map(|page| page.offset);
+    let suspects: Vec<u64> = suspects.collect();
+    assert_eq!(suspects, (1000..1020).collect::<Vec<_>>());
 }
 
 #[test]
