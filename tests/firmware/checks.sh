@@ -17,9 +17,25 @@ same_as_the_command() {
 
 # Links the programs of TARGET under PROFILE.
 must_link() {
-    bare "$1" "$2" "" --bin firmware --bin surface ||
-        fail "a program for $1 doesn't link ($2); '$panics' means that the core can panic there"
+    if ! bare "$1" "$2" "" --bin firmware --bin surface 2>"$logs/link"; then
+        cat "$logs/link" >&2
+        ! grep -q "undefined symbol: $panics" "$logs/link" || who_panics "$1" "$2"
+        fail "a program for $1 doesn't link ($2)"
+    fi
     echo "builds, and has no panic path ($2)"
+}
+
+# Prints which functions of the programs can panic: TARGET PROFILE
+who_panics() {
+    local program
+    for program in firmware surface; do
+        verb=rustc bare "$1" "$2" "" --bin "$program" -- "-Clink-arg=--defsym=$panics=0"
+        llvm-objdump -d --no-show-raw-insn -C "$out/$1/$2/$program" | awk '
+            /^[0-9a-f]+ <.*>:$/ { caller = substr($0, index($0, "<")); next }
+            /<core::[^+]*(panic|_fail)[^+]*>/ && caller !~ /^<core::/ {
+                print "can panic: " caller " " substr($0, index($0, "<core::"))
+            }' | sort -u >&2
+    done
 }
 
 # Links the programs of TARGET with a panic in each, which must not succeed.
@@ -98,7 +114,7 @@ measure() {
 limit() {
     awk -v target="$1" -v name="$2" '
         /^# +surface / { for (i = 2; i <= NF; i++) column[$i] = i }
-        $1 == target { print $column[name] }' limits
+        $1 == target && name in column { print $column[name] }' limits
 }
 
 within_limit() {

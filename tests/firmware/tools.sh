@@ -41,11 +41,12 @@ install_toolchain() {
 }
 
 # Builds for a target without an operating system: TARGET PROFILE FEATURES ARGUMENTS...
+# `verb=rustc` hands on flags for the compiler.
 bare() {
     local target=$1 profile=$2 features=$3
     shift 3
     # The library is built along, which a released compiler does only if told that it may.
-    RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc /usr/bin/cargo build -q -Zbuild-std=core --locked \
+    RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc /usr/bin/cargo "${verb:-build}" -q -Zbuild-std=core --locked \
         --target "$target" --profile "$profile" --target-dir "$out" --features "bare$features" "$@"
 }
 

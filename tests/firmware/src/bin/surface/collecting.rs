@@ -81,6 +81,7 @@ pub(crate) fn keep_all() {
         Small::inherit,
         Small::forget_suspects,
         Small::check,
+        Small::check_pages,
         Small::forgive_publication,
         Small::settle,
         Small::reap,
@@ -89,9 +90,11 @@ pub(crate) fn keep_all() {
         Small::ring_full,
         Small::drain,
         Small::drain_batch,
+        Small::drain_late,
         Small::begin_resync,
         Small::end_resync,
         begin_pass,
+        publish_with,
     );
     keep!(
         shared,
@@ -119,6 +122,13 @@ fn harvest(ring: &mut Ring<PlainMemory>, limit: u32, take: &mut dyn FnMut(DirtyG
 
 fn begin_pass(collector: &mut Small, now: Instant, scope: Scope, policy: &mut Policy) {
     collector.begin_pass(now, scope, |rings| policy.plan(now, rings));
+}
+
+fn publish_with(
+    collector: &mut Small,
+    publish: &dyn Fn(&mut Opaque) -> Result<(), u8>,
+) -> Result<(), CollectError<u8>> {
+    collector.publish_with(publish)
 }
 
 fn shared(collector: Small) -> Shared {
