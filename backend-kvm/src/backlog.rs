@@ -69,9 +69,10 @@ impl Backlog {
         words
     }
 
-    /// Gives the pages of `slot` to `publish`, and forgets them when it has taken all.
+    /// Gives the pages of `slot` to `publish`, and keeps them: a sink that doesn't take those of another
+    /// slot takes none.
     pub(crate) fn give(
-        &mut self,
+        &self,
         slot: SlotId,
         mut publish: impl FnMut(&[DirtyGfn]) -> Result<(), SinkFailure>,
     ) -> Result<(), SinkFailure> {
@@ -89,8 +90,12 @@ impl Backlog {
         if !portion.is_empty() {
             publish(&portion)?;
         }
-        self.0.swap_remove(at);
         Ok(())
+    }
+
+    /// Forgets all pages, which a sink has taken.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     fn words(&mut self, slot: SlotId) -> &mut Vec<u64> {
@@ -122,7 +127,7 @@ fn offsets(words: &[u64]) -> impl Iterator<Item = u64> {
 mod tests {
     use super::*;
 
-    /// Gives all of `slot`; returns the offsets.
+    /// Gives all of `slot` and forgets it; returns the offsets.
     fn given(backlog: &mut Backlog, slot: SlotId) -> Vec<u64> {
         let mut offsets = Vec::new();
         let take = |pages: &[DirtyGfn]| {
@@ -130,6 +135,7 @@ mod tests {
             Ok(())
         };
         backlog.give(slot, take).unwrap();
+        backlog.clear();
         offsets
     }
 

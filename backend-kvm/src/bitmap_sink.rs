@@ -1,79 +1,104 @@
 //! A sink for the dirty bitmaps of vm-memory.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use dirty_ring_core::entry::DirtyGfn;
 use vm_memory::bitmap::Bitmap;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::host;
 use crate::sink::{PageSink, SinkError, SinkFailure};
 use crate::slots::MemorySlot;
 
-/// Marks pages in the dirty bitmaps of a [`GuestMemoryBackend`], the way rust-vmm's VMMs keep
-/// them: read and clear them through `region.bitmap()`.
+/// Marks pages in the dirty bitmaps of guest memory, the way rust-vmm's VMMs keep them: read and clear
+/// them through `region.bitmap()`.
+///
+/// `S` is an address space: an `Arc` of guest memory, or a `GuestMemoryAtomic` whose regions come and go.
 #[derive(Debug)]
-pub struct BitmapSink<M> {
-    memory: M,
+pub struct BitmapSink<S> {
+    space: S,
     page_bytes: u64,
 }
 
-impl<M: GuestMemoryBackend> BitmapSink<M> {
+impl<M: GuestMemoryBackend> BitmapSink<Arc<M>> {
     /// Creates a sink for `memory`; a clone of a `GuestMemoryMmap` shares its regions and bitmaps.
     pub fn new(memory: M) -> Self {
+        Self::over(Arc::new(memory))
+    }
+}
+
+impl<S> BitmapSink<S>
+where
+    S: GuestAddressSpace,
+    S::M: GuestMemoryBackend,
+{
+    /// Creates a sink for the memory that `space` has at each moment. Add a region before its slot is
+    /// registered, and remove it after its slot was.
+    pub fn over(space: S) -> Self {
         Self {
-            memory,
+            space,
             page_bytes: host::page_bytes().into(),
         }
     }
 
-    /// Returns the region around `slot`, which `add_slot` found.
-    fn region(&self, slot: &MemorySlot) -> Result<&M::R, SinkFailure> {
-        let region = self.memory.find_region(GuestAddress(slot.address));
-        Ok(region.ok_or_else(|| SinkError::of(slot))?)
+    /// Marks `pages` pages of `slot` from page `first` on, in `memory`.
+    fn mark(
+        &self,
+        memory: &S::M,
+        slot: &MemorySlot,
+        first: u64,
+        pages: u64,
+    ) -> Result<(), SinkFailure> {
+        let address = GuestAddress(slot.address);
+        let region = memory.find_region(address);
+        let region = region.ok_or_else(|| SinkError::of(slot))?;
+        let begin = address.unchecked_offset_from(region.start_addr()) + first * self.page_bytes;
+        let bytes = pages * self.page_bytes;
+        region.bitmap().mark_dirty(begin as usize, bytes as usize);
+        Ok(())
     }
 }
 
-impl<M: GuestMemoryBackend + Send> PageSink for BitmapSink<M> {
+impl<S> PageSink for BitmapSink<S>
+where
+    S: GuestAddressSpace + Send,
+    S::M: GuestMemoryBackend,
+{
     fn add_slot(&mut self, slot: MemorySlot) -> Result<(), SinkError> {
         let bytes = slot.pages.checked_mul(self.page_bytes);
         let last = bytes.and_then(|bytes| slot.address.checked_add(bytes.checked_sub(1)?));
-        let last = last.map(GuestAddress);
-        let region = self.memory.find_region(GuestAddress(slot.address));
-        match (region, last) {
-            (Some(region), Some(last)) if last <= region.last_addr() => Ok(()),
+        let memory = self.space.memory();
+        match (memory.find_region(GuestAddress(slot.address)), last) {
+            (Some(region), Some(last)) if last <= region.last_addr().0 => Ok(()),
             _ => Err(SinkError::of(&slot)),
         }
     }
 
     fn publish(&mut self, slot: &MemorySlot, pages: &[DirtyGfn]) -> Result<(), SinkFailure> {
-        let region = self.region(slot)?;
-        let slot_offset = GuestAddress(slot.address).unchecked_offset_from(region.start_addr());
+        let memory = self.space.memory();
         // Guests write runs of pages.
         for run in pages.chunk_by(|one, next| one.offset.checked_add(1) == Some(next.offset)) {
             if let [first, ..] = run {
-                let begin = slot_offset + first.offset * self.page_bytes;
-                let bytes = run.len() as u64 * self.page_bytes;
-                region.bitmap().mark_dirty(begin as usize, bytes as usize);
+                self.mark(memory.deref(), slot, first.offset, run.len() as u64)?;
             }
         }
         Ok(())
     }
 
     fn publish_all(&mut self, slot: &MemorySlot) -> Result<(), SinkFailure> {
-        let region = self.region(slot)?;
-        let begin = GuestAddress(slot.address).unchecked_offset_from(region.start_addr());
-        let bytes = slot.pages * self.page_bytes;
-        region.bitmap().mark_dirty(begin as usize, bytes as usize);
-        Ok(())
+        self.mark(self.space.memory().deref(), slot, 0, slot.pages)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::GuestMemoryMmap;
     use vm_memory::bitmap::AtomicBitmap;
+    use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap, GuestRegionMmap};
 
     type Memory = GuestMemoryMmap<AtomicBitmap>;
+    type Region = GuestRegionMmap<AtomicBitmap>;
 
     fn memory() -> Memory {
         let ranges = [
@@ -130,5 +155,30 @@ mod tests {
             let error = sink.add_slot(slot).unwrap_err();
             assert_eq!((error.address, error.pages), (address, pages));
         }
+    }
+
+    #[test]
+    fn regions_may_come_and_go() {
+        let space = GuestMemoryAtomic::new(memory());
+        let mut sink = BitmapSink::over(space.clone());
+        let plugged = MemorySlot::new(5, 0x20_0000, 16);
+        assert!(sink.add_slot(plugged).is_err(), "there is no region yet");
+        let region = Region::from_range(GuestAddress(plugged.address), 16 << 12, None).unwrap();
+        let larger = space.memory().insert_region(Arc::new(region)).unwrap();
+        space.lock().unwrap().replace(larger);
+        sink.add_slot(plugged).unwrap();
+        let page = DirtyGfn {
+            slot: plugged.id,
+            offset: 3,
+        };
+        sink.publish(&plugged, &[page]).unwrap();
+        assert_eq!(dirty(&space.memory()), [0x20_3000]);
+        let (smaller, _) = space
+            .memory()
+            .remove_region(GuestAddress(plugged.address), 16 << 12)
+            .unwrap();
+        space.lock().unwrap().replace(smaller);
+        let failed = sink.publish(&plugged, &[page]).unwrap_err();
+        assert!(failed.to_string().contains("no region"), "{failed}");
     }
 }

@@ -73,7 +73,8 @@
 //!
 //! What can't be seen: a reset that was interrupted after its last entry by something that doesn't make
 //! the thread sleep, which is a SIGSTOP and a SIGCONT within a few microseconds, or task work of io_uring
-//! on the thread that resets.
+//! on the thread that resets. What is seen may be no interruption: a reset that has to wait for a lock of
+//! KVM's counts as one as well, which makes suspects and loses nothing.
 //!
 //! # System calls
 //!

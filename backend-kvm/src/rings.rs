@@ -97,8 +97,10 @@ impl KvmRings {
         check_position(index, &ring)?;
         let unused = state.position.index().wrapping_sub(1);
         let mut others = self.rings.iter();
-        if let Some(other) =
-            others.position(|other| ring.memory().is_same_ring(other.memory(), unused))
+        // In a lost ring any entry may be in use. One that is mapped twice parts as soon as it is found.
+        if !ring.is_lost()
+            && let Some(other) =
+                others.position(|other| ring.memory().is_same_ring(other.memory(), unused))
         {
             return Err(Error::MappedTwice { vcpu: index, other });
         }
@@ -111,13 +113,26 @@ impl KvmRings {
     /// # Errors
     /// [`Error::Slot`], [`Error::Sink`].
     pub fn add_slot(&mut self, slot: MemorySlot) -> Result<(), Error> {
+        self.slots.check(&slot)?;
+        // A slot that the sink refuses was never there: entries that name it are lost pages, not late
+        // ones.
+        if let Some(sink) = &mut self.sink {
+            sink.add_slot(slot)?;
+        }
         self.slots.insert(slot)?;
-        let added = self
-            .sink
-            .as_mut()
-            .map_or(Ok(()), |sink| sink.add_slot(slot));
-        added.inspect_err(|_| _ = self.slots.remove(slot.id))?;
         Ok(())
+    }
+
+    /// Counts all pages of a slot as dirty; where the sink fails, for the next one.
+    pub(crate) fn publish_all_of(&mut self, slot: &MemorySlot) -> Result<(), RingsError> {
+        let taken = match &mut self.sink {
+            Some(sink) => guarded(|| sink.publish_all(slot)),
+            None => {
+                self.backlog.insert_all(slot);
+                return Ok(());
+            }
+        };
+        taken.inspect_err(|_| self.backlog.insert_all(slot))
     }
 
     /// Forgets a slot that was removed; returns whether it was there. Drain the rings before.
@@ -148,13 +163,14 @@ impl KvmRings {
             });
             given.map_err(dirty_ring_core::collector::CollectError::Publish)?;
         }
+        self.backlog.clear();
         self.sink = Some(sink);
         Ok(())
     }
 
-    /// Removes the sink. What is published from now on is kept for the next one.
-    pub fn remove_sink(&mut self) {
-        self.sink = None;
+    /// Returns a registered slot.
+    pub(crate) fn slot(&self, slot: SlotId) -> Option<&MemorySlot> {
+        self.slots.get(slot)
     }
 
     /// Takes the dirty log of `slot`: what was published since it was taken last; `None` for a slot that
@@ -183,6 +199,11 @@ impl KvmRings {
         Ok(logs.collect())
     }
 
+    /// Removes the sink and returns it. What is published from now on is kept for the next one.
+    pub fn take_sink(&mut self) -> Option<Box<dyn PageSink>> {
+        self.sink.take()
+    }
+
     /// Returns how many pages were published without a sink and are kept for the next one.
     pub fn backlog(&self) -> u64 {
         self.backlog.len()
@@ -201,9 +222,6 @@ impl KvmRings {
 
 /// Checks whether the entries of a ring can be those of a ring at its position.
 fn check_position(vcpu: usize, ring: &Ring<MappedRing>) -> Result<(), Error> {
-    if ring.is_lost() {
-        return Ok(());
-    }
     if ring.is_lost() {
         // Its entries will tell its position.
         return Ok(());

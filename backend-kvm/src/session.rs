@@ -5,14 +5,15 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::{Collector, RingFullMode};
+use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
 use dirty_ring_core::planner::{PassRecord, Phase};
 use dirty_ring_core::shared::SharedCollector;
 use dirty_ring_core::time::Micros;
 
-use crate::error::Error;
+use crate::error::{Error, RingsError};
 use crate::host::{Clock, StdFairLock, StdPark, lock};
 use crate::rings::KvmRings;
+use crate::sink::PageSink;
 use crate::stats::{BadEntry, ReaperStats, VcpuStats};
 
 pub(crate) type Pages = Collector<KvmRings>;
@@ -24,6 +25,19 @@ pub(crate) struct Session {
     /// The reaper's thread has panicked, and its owner hasn't been told yet.
     has_panicked: AtomicBool,
     reaper: Mutex<Option<Progress>>,
+    /// The reaper had ended when its owner gave it up in a place where the lock is held: the next
+    /// caller releases what it leaves.
+    is_left_behind: AtomicBool,
+}
+
+/// What is left of a reaper that has ended.
+pub(crate) struct Ended {
+    /// How far it came.
+    pub(crate) progress: Progress,
+    /// Whether the log is complete.
+    pub(crate) checked: Result<(), CollectError<RingsError>>,
+    /// Its sink. To drop it may take its time or panic, so it is dropped last, and outside of the lock.
+    pub(crate) sink: Option<Box<dyn PageSink>>,
 }
 
 /// How far the reaper's thread is.
@@ -46,19 +60,6 @@ pub(crate) struct Progress {
     pub(crate) is_abandoned: bool,
 }
 
-impl Progress {
-    /// Returns whether the reaper has ended, and nobody will ask for it.
-    const fn is_gone(&self) -> bool {
-        self.has_ended && self.is_abandoned
-    }
-}
-
-/// Releases the sink of a reaper that has ended, and the pages that it didn't take.
-pub(crate) fn release(collector: &mut Pages) {
-    collector.backend_mut().remove_sink();
-    collector.forgive_publication();
-}
-
 impl Session {
     pub(crate) fn new(collector: Pages, clock: Clock, mode: RingFullMode) -> Self {
         Self {
@@ -67,6 +68,7 @@ impl Session {
             mode,
             has_panicked: AtomicBool::new(false),
             reaper: Mutex::new(None),
+            is_left_behind: AtomicBool::new(false),
         }
     }
 
@@ -79,6 +81,11 @@ impl Session {
     ) -> Result<&SharedCollector<StdFairLock<Pages>, AtomicU32, StdPark>, Error> {
         if self.collector.lock().is_held_by_this_thread() {
             return Err(Error::Reentrant);
+        }
+        if self.is_left_behind.load(Ordering::Acquire)
+            && self.is_left_behind.swap(false, Ordering::AcqRel)
+        {
+            drop(self.end_reaper());
         }
         Ok(&self.collector)
     }
@@ -97,7 +104,7 @@ impl Session {
     /// Notes that a reaper begins. There must be none.
     pub(crate) fn begin_reaper(&self, passes: u64) -> Result<(), Error> {
         let mut reaper = lock(&self.reaper);
-        if reaper.as_ref().is_some_and(|reaper| !reaper.is_gone()) {
+        if reaper.is_some() {
             return Err(Error::HasReaper);
         }
         *reaper = Some(Progress {
@@ -107,10 +114,47 @@ impl Session {
         Ok(())
     }
 
-    /// Notes that the owner of the reaper has heard of its end; returns how far it came.
-    pub(crate) fn end_reaper(&self) -> Option<Progress> {
+    /// Releases the sink of the reaper, which has ended, and lets another one begin after that: the
+    /// other way round, this would take the next reaper's sink away. The caller doesn't hold the lock.
+    pub(crate) fn end_reaper(&self) -> Ended {
+        let (checked, sink) = self.collector.with(|collector| {
+            let checked = collector.check();
+            let sink = collector.backend_mut().take_sink();
+            collector.forgive_publication();
+            (checked, sink)
+        });
         self.has_panicked.store(false, Ordering::Release);
-        lock(&self.reaper).take()
+        Ended {
+            progress: lock(&self.reaper).take().unwrap_or_default(),
+            checked,
+            sink,
+        }
+    }
+
+    /// Notes that the reaper's owner can't wait for its end.
+    pub(crate) fn abandon(&self) {
+        if let Some(progress) = &mut *lock(&self.reaper) {
+            progress.is_abandoned = true;
+            if progress.has_ended {
+                // Its body has looked already.
+                self.is_left_behind.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Notes that the reaper's body ends; returns whether its owner can't wait for that, so that the caller
+    /// has to call [`end_reaper`](Self::end_reaper).
+    pub(crate) fn note_end(&self) -> bool {
+        let is_abandoned = lock(&self.reaper).as_mut().is_some_and(|progress| {
+            progress.has_ended = true;
+            progress.phase = Phase::Idle;
+            progress.is_abandoned
+        });
+        if is_abandoned && self.collector.lock().is_held_by_this_thread() {
+            self.is_left_behind.store(true, Ordering::Release);
+            return false;
+        }
+        is_abandoned
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
@@ -137,18 +181,6 @@ impl Session {
         panic.map_or(Ok(()), |message| Err(Error::Panicked(message)))
     }
 
-    /// Notes that the reaper's owner can't wait for its end: it ends without one.
-    pub(crate) fn abandon_reaper(&self) {
-        self.update(|progress| progress.is_abandoned = true);
-    }
-
-    /// Releases the reaper that has just ended, if its owner won't.
-    pub(crate) fn release_if_abandoned(&self) {
-        if self.reaper().as_ref().is_some_and(Progress::is_gone) && self.with(release).is_ok() {
-            self.end_reaper();
-        }
-    }
-
     /// Returns whether the calling thread is in a turn of the reaper.
     pub(crate) fn is_reaper_thread(&self) -> bool {
         let reaper = self.reaper();
@@ -168,8 +200,9 @@ impl Session {
     }
 
     pub(crate) fn stats(&self) -> Result<ReaperStats, Error> {
+        let _ = self.collector()?;
         let reaper = self.reaper().clone();
-        let has_reaper = reaper.as_ref().is_some_and(|reaper| !reaper.is_gone());
+        let has_reaper = reaper.is_some();
         self.with(|collector| stats(has_reaper, &reaper.unwrap_or_default(), collector))
     }
 

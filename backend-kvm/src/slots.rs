@@ -36,19 +36,28 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn insert(&mut self, slot: MemorySlot) -> Result<(), SlotError> {
+    /// Checks whether a slot can be inserted.
+    pub(crate) fn check(&self, slot: &MemorySlot) -> Result<(), SlotError> {
         if slot.pages == 0 {
             return Err(SlotError::Empty { slot: slot.id });
         }
+        self.place(slot).map(|_| ())
+    }
+
+    pub(crate) fn insert(&mut self, slot: MemorySlot) -> Result<(), SlotError> {
+        self.check(&slot)?;
+        let at = self.place(&slot)?;
+        self.present.insert(at, slot);
+        if let Ok(at) = self.removed.binary_search(&slot.id) {
+            self.removed.remove(at);
+        }
+        Ok(())
+    }
+
+    fn place(&self, slot: &MemorySlot) -> Result<usize, SlotError> {
         match self.position(slot.id) {
             Ok(_) => Err(SlotError::Duplicate { slot: slot.id }),
-            Err(at) => {
-                self.present.insert(at, slot);
-                if let Ok(at) = self.removed.binary_search(&slot.id) {
-                    self.removed.remove(at);
-                }
-                Ok(())
-            }
+            Err(at) => Ok(at),
         }
     }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::{Collector, RingFullMode, RingFullReport};
+use dirty_ring_core::collector::{CollectError, Collector, RingFullMode, RingFullReport};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Instant;
 
 use crate::error::Error;
+use crate::host::Clock;
 use crate::reaper::ReaperBuilder;
 use crate::rings::KvmRings;
 use crate::session::{Pages, Session};
@@ -45,6 +46,9 @@ pub struct VcpuHandle {
 #[derive(Debug)]
 pub struct MemoryUpdate<'t> {
     collector: &'t mut Pages,
+    clock: Clock,
+    /// Numbers of slots that were removed.
+    removed: Vec<SlotId>,
 }
 
 /// What has to be saved of a tracker to go on with its rings in another process.
@@ -60,6 +64,9 @@ pub struct TrackerState {
     /// was switched off and on again.
     pub suspects: Vec<DirtyGfn>,
 }
+
+/// `KVM_MEM_LOG_DIRTY_PAGES`.
+const LOG_DIRTY_PAGES: u32 = 1;
 
 impl Tracker {
     /// Creates the tracker of `rings`; a vCPU on ring-full takes one chunk of its ring.
@@ -259,7 +266,11 @@ impl Tracker {
                     Err(_) => break,
                 }
             }
-            change(&mut MemoryUpdate { collector })
+            change(&mut MemoryUpdate {
+                collector,
+                clock,
+                removed: Vec::new(),
+            })
         })?
     }
 
@@ -297,23 +308,29 @@ impl Tracker {
         self.session.stats()
     }
 
-    /// Returns what to save of the tracker, to go on in another process.
+    /// Returns what to save of the tracker, to go on in another process. Pages that a sink didn't take
+    /// are in it.
     ///
     /// # Errors
-    /// [`Error::Reentrant`].
+    /// [`Error::Collect`] where the rings can't be reaped any more, or pages were lost: the next tracker
+    /// wouldn't know. [`Error::Reentrant`].
     pub fn state(&self) -> Result<TrackerState, Error> {
         let now = self.session.clock.now();
         self.session.with(|collector| {
+            match collector.check_reaping() {
+                Ok(()) | Err(CollectError::Publish(_)) => collector.check_pages()?,
+                Err(failure) => return Err(failure.into()),
+            }
             let backend = collector.backend();
             let rings = backend.rings().iter();
             let mut unpublished = collector.unpublished().to_vec();
             unpublished.extend(backend.backlog_pages());
-            TrackerState {
+            Ok(TrackerState {
                 rings: rings.map(|ring| ring.state(now)).collect(),
                 unpublished,
                 suspects: collector.suspects().to_vec(),
-            }
-        })
+            })
+        })?
     }
 }
 
@@ -324,7 +341,9 @@ impl fmt::Debug for Tracker {
 }
 
 impl VcpuHandle {
-    /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again.
+    /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again. Call it
+    /// for the vCPU that had the exit, once for each: exits without anything to take are how an overrun is
+    /// recognised.
     ///
     /// # Errors
     /// The vCPU can't go on until the tracker is mended. [`Error::Collect`]: a ring has overrun,
@@ -332,11 +351,9 @@ impl VcpuHandle {
     /// was the sink. [`Error::Panicked`]: the reaper has; stop it. [`Error::Reentrant`].
     pub fn on_ring_full(&self) -> Result<RingFullReport, Error> {
         let Session { clock, mode, .. } = &*self.session;
+        let collector = self.session.collector()?;
         self.session.check_reaper()?;
-        Ok(self
-            .session
-            .collector()?
-            .ring_full(self.vcpu, *mode, clock.now())?)
+        Ok(collector.ring_full(self.vcpu, *mode, clock.now())?)
     }
 
     /// Returns the vCPU's index.
@@ -354,24 +371,58 @@ impl fmt::Debug for VcpuHandle {
 }
 
 impl MemoryUpdate<'_> {
-    /// Registers a slot that was created, with logging.
+    /// Registers a slot that was created, with logging. All its pages count as dirty if its number was
+    /// that of a slot which was removed in the same change.
     ///
     /// # Errors
-    /// [`Error::Slot`], [`Error::Sink`].
+    /// [`Error::Slot`], [`Error::Sink`]; [`Error::Collect`] where the sink doesn't take the pages.
     pub fn add(&mut self, slot: MemorySlot) -> Result<(), Error> {
-        self.collector.backend_mut().add_slot(slot)
+        self.collector.backend_mut().add_slot(slot)?;
+        if self.removed.contains(&slot.id) {
+            // Some of what was dropped with the old slot may have been logged of the new one.
+            self.collector
+                .publish_with(|rings| rings.publish_all_of(&slot))?;
+        }
+        Ok(())
     }
 
-    /// Forgets a slot that was removed; returns whether it was known. Entries that still name it are
+    /// Forgets a slot that KVM has removed; returns whether it was known. Entries that still name it are
     /// dropped from now on, and are no lost pages.
+    ///
+    /// Where another slot gets the same number, call it between the removal and that: what vCPUs logged of
+    /// the old one must not be taken for pages of the new one.
     pub fn remove(&mut self, slot: SlotId) -> bool {
         self.collector.forget_suspects(slot);
-        self.collector.backend_mut().remove_slot(slot)
+        let was_known = self.collector.backend_mut().remove_slot(slot);
+        // A failure is kept, and told to the next caller.
+        if was_known {
+            self.removed.push(slot);
+        }
+        while was_known && matches!(self.collector.drain_late(self.clock.now()), Ok(false)) {}
+        was_known
     }
 
-    /// Notes that logging of a slot was switched on after it had been off: all its pages are protected
-    /// now, those included that an interrupted reset may have forgotten.
-    pub fn logged_anew(&mut self, slot: SlotId) {
-        self.collector.forget_suspects(slot);
+    /// Switches logging of a registered slot on or off: `set` gets the slot and the flags for its
+    /// `KVM_SET_USER_MEMORY_REGION`, `KVM_MEM_LOG_DIRTY_PAGES` or 0. The rings are drained, so no entry is
+    /// older than the change.
+    ///
+    /// When it is on, copy memory: what was written while it was off is in no log. With it all pages of the
+    /// slot are protected again, those included that an interrupted reset may have forgotten.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`], or that of `set`.
+    pub fn set_logging<E: From<Error>>(
+        &mut self,
+        slot: SlotId,
+        on: bool,
+        set: impl FnOnce(&MemorySlot, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let registered = self.collector.backend().slot(slot);
+        let registered = registered.ok_or(Error::NoSuchSlot { slot })?;
+        set(registered, if on { LOG_DIRTY_PAGES } else { 0 })?;
+        if on {
+            self.collector.forget_suspects(slot);
+        }
+        Ok(())
     }
 }

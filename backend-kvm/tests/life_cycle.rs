@@ -12,7 +12,7 @@ use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
-use dirty_ring_kvm::{Error, MemorySlot, PageSink, SinkFailure, Tracker};
+use dirty_ring_kvm::{Error, MemorySlot, PageSink, SinkError, SinkFailure, Tracker};
 
 use support::{Copies, Copying, kvm, pages, stale_pages, wait_for_a_round, word};
 
@@ -361,6 +361,10 @@ fn a_slot_that_was_left_out_is_a_lost_page_that_every_flush_names() {
         let slot = format!("of slot {} in", left_out.id.slot());
         assert!(text.contains(&slot), "{text}");
     }
+    assert!(
+        matches!(tracker.state(), Err(Error::Collect(_))),
+        "the next tracker wouldn't know"
+    );
     let stats = tracker.stats().unwrap();
     let last = stats.last_bad_entry.unwrap();
     assert_eq!((last.vcpu, last.gfn.slot), (0, left_out.id));
@@ -399,5 +403,115 @@ fn what_a_vcpu_writes_to_a_slot_that_goes_away_is_no_lost_page() {
     let late: u64 = stats.vcpus.iter().map(|vcpu| vcpu.ring.late_entries).sum();
     assert!(late > 0);
     reaper.stop().unwrap();
+    vm.running.stop().unwrap();
+}
+
+/// Takes pages of one slot, and neither pages of any other nor another slot.
+struct Picky(dirty_ring_core::entry::SlotId, usize);
+
+impl PageSink for Picky {
+    fn add_slot(&mut self, slot: MemorySlot) -> Result<(), SinkError> {
+        match self.1.checked_sub(1) {
+            Some(left) => {
+                self.1 = left;
+                Ok(())
+            }
+            None => Err(SinkError::of(&slot)),
+        }
+    }
+
+    fn publish(&mut self, slot: &MemorySlot, _: &[DirtyGfn]) -> Result<(), SinkFailure> {
+        match slot.id == self.0 {
+            true => Ok(()),
+            false => Err("not that slot".into()),
+        }
+    }
+}
+
+#[test]
+fn pages_that_waited_for_a_sink_are_kept_until_one_takes_those_of_all_slots() {
+    let Some(vm) = Tracked::start(RingFullMode::default()) else {
+        return;
+    };
+    vm.guest.set_logging(true).unwrap();
+    vm.copy_all();
+    vm.write();
+    wait_for_a_round(&vm.guest, 0, PAGES);
+    wait_for_a_round(&vm.guest, 1, PAGES);
+    let paused = vm.running.pause().unwrap();
+    vm.tracker.flush(|| Ok::<(), String>(())).unwrap();
+    let waiting = vm.tracker.stats().unwrap().backlog;
+    for slot in vm.guest.data_slots() {
+        let picky = Picky(slot.memory_slot().id, usize::MAX);
+        let refused = vm.tracker.reaper(picky).start(policy(3, vm.size));
+        assert!(refused.is_err());
+        assert_eq!(vm.tracker.stats().unwrap().backlog, waiting);
+    }
+    let reaper = vm.tracker.reaper(vm.sink()).start(policy(3, vm.size));
+    paused.resume();
+    vm.is_complete();
+    reaper.unwrap().stop().unwrap();
+    vm.running.stop().unwrap();
+}
+
+#[test]
+fn a_page_of_a_slot_that_the_sink_refused_is_lost_and_not_late() {
+    let Some((kvm, support)) = kvm() else { return };
+    let guest = Guest::new(&kvm, GuestConfig::default()).unwrap();
+    let mut rings = support.enable(guest.vm(), 4096).unwrap();
+    let size = rings.size();
+    let vcpus = guest.create_vcpus().unwrap();
+    rings.add_vcpu(vcpus[0].fd()).unwrap();
+    let tracker = Tracker::new(rings).unwrap();
+    guest.set_logging(true).unwrap();
+    let ring = tracker.vcpu(0).unwrap();
+    let running = RunningGuest::start(vcpus, move |_| ring.on_ring_full().map(|_| ())).unwrap();
+    let slot = guest.data_slots()[0].memory_slot();
+    let reaper = tracker
+        .reaper(Picky(slot.id, 0))
+        .start(policy(3, size))
+        .unwrap();
+    let refused = tracker.update_memory(|memory| memory.add(slot));
+    assert!(matches!(refused, Err(Error::Sink(_))));
+    guest.params()[0].set(100, 0).unwrap();
+    wait_for_a_round(&guest, 0, 100);
+    let flushed = tracker.flush(|| running.kick_all_and_wait());
+    assert!(flushed.is_err(), "100 pages went nowhere");
+    assert!(reaper.stop().is_err());
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_slot_number_can_be_used_again_at_once_by_a_smaller_slot() {
+    let Some(vm) = Tracked::start(RingFullMode::default()) else {
+        return;
+    };
+    vm.guest.set_logging(true).unwrap();
+    let slot = vm.guest.data_slots()[0].memory_slot();
+    let smaller = MemorySlot { pages: 50, ..slot };
+    vm.tracker
+        .update_memory(|memory| {
+            // After the drain, and before the slot goes away.
+            for params in vm.guest.params() {
+                params.set(100, 0).unwrap();
+            }
+            wait_for_a_round(&vm.guest, 0, 100);
+            drop(vm.running.kick_all_and_wait());
+            for params in vm.guest.params() {
+                params.set(1, 0).unwrap();
+            }
+            wait_for_a_round(&vm.guest, 0, 1);
+            assert!(memory.remove(slot.id));
+            memory.add(smaller)
+        })
+        .unwrap();
+    let state = vm.tracker.state().unwrap();
+    let dirty = state.unpublished.iter().filter(|page| page.slot == slot.id);
+    assert_eq!(dirty.count(), 50, "the new slot is dirty as a whole");
+    let late = |stats: &dirty_ring_kvm::ReaperStats| stats.vcpus[0].ring.late_entries;
+    vm.tracker.flush(|| vm.running.kick_all_and_wait()).unwrap();
+    let stats = vm.tracker.stats().unwrap();
+    assert_eq!(stats.bad_entries(), 0);
+    assert!(late(&stats) >= 100, "{}", late(&stats));
     vm.running.stop().unwrap();
 }

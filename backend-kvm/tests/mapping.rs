@@ -205,6 +205,37 @@ fn what_an_earlier_process_left_without_its_reset_is_taken_over() {
 }
 
 #[test]
+fn a_ring_that_a_resync_left_without_a_position_is_found_by_the_next_process() {
+    let Some((kvm, support)) = kvm() else { return };
+    let Written {
+        guest,
+        mut rings,
+        mut vcpus,
+    } = written(&kvm, &support, 1000);
+    let size = rings.size();
+    rings.add_vcpu(vcpus[0].fd()).unwrap();
+    let tracker = Tracker::new(rings).unwrap();
+    let log_anew = || {
+        guest.set_logging(false).unwrap();
+        guest.set_logging(true).unwrap();
+        Ok::<_, Error>(())
+    };
+    tracker.resync(log_anew).unwrap();
+    let state = tracker.state().unwrap();
+    drop(tracker);
+
+    let mut rings = KvmRings::enabled_elsewhere(guest.vm(), size).unwrap();
+    rings.add_slot(guest.data_slots()[0].memory_slot()).unwrap();
+    rings.add_vcpu_at(vcpus[0].fd(), state.rings[0]).unwrap();
+    let tracker = Tracker::new(rings).unwrap();
+    write(&guest, &mut vcpus, 1050);
+    tracker.flush(no_kick).unwrap();
+    let stats = tracker.stats().unwrap();
+    assert!(!stats.vcpus[0].is_lost);
+    assert_eq!(stats.backlog, 1050);
+}
+
+#[test]
 fn rings_must_be_enabled_before_the_first_vcpu_and_the_errors_say_so() {
     let Some((kvm, support)) = kvm() else { return };
     let vm = kvm.create_vm().unwrap();

@@ -181,3 +181,57 @@ fn a_listener_may_use_the_tracker_but_not_stop_its_own_reaper() {
     });
     vm.running.stop().unwrap();
 }
+
+/// A reaper that has ended of itself can be given up anywhere: in `on_end`, which runs on its own
+/// thread, or in a change of memory slots.
+#[test]
+fn a_reaper_that_has_ended_is_never_there_for_ever() {
+    for on_its_thread in [true, false] {
+        let Some((kvm, support)) = support::kvm() else {
+            return;
+        };
+        let guest = dirty_ring_guest::Guest::new(&kvm, GuestConfig::default()).unwrap();
+        let mut rings = support.enable(guest.vm(), 4096).unwrap();
+        let vcpus = guest.create_vcpus().unwrap();
+        rings.add_vcpu(vcpus[0].fd()).unwrap();
+        let tracker = Tracker::new(rings).unwrap();
+        let handle = Arc::<Mutex<Option<ReaperHandle<Policy>>>>::default();
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        let reaper = tracker
+            .reaper(Nothing)
+            .events(|_: &PassRecord| panic!("no such metric"))
+            .on_end({
+                let handle = Arc::clone(&handle);
+                move |_| {
+                    let stopped = on_its_thread
+                        .then(|| handle.lock().unwrap().take())
+                        .flatten()
+                        .map(|reaper| reaper.stop().map(|_| ()));
+                    ended.send(stopped).unwrap();
+                }
+            })
+            .start(Policy::fixed(AN_HOUR).unwrap())
+            .unwrap();
+        *handle.lock().unwrap() = Some(reaper);
+        handle.lock().unwrap().iter().for_each(ReaperHandle::kick);
+        let stopped = has_ended.recv().unwrap();
+        if on_its_thread {
+            assert!(matches!(stopped, Some(Err(Error::Panicked(_)))));
+        } else {
+            let ring = tracker.vcpu(0).unwrap();
+            assert!(matches!(ring.on_ring_full(), Err(Error::Panicked(_))));
+            tracker
+                .update_memory(|_| {
+                    drop(handle.lock().unwrap().take());
+                    Ok::<_, Error>(())
+                })
+                .unwrap();
+        }
+        // The vCPUs go on, and another reaper can begin.
+        tracker.vcpu(0).unwrap().on_ring_full().unwrap();
+        assert!(!tracker.stats().unwrap().has_reaper);
+        let sleepy = Policy::fixed(AN_HOUR).unwrap();
+        let next = tracker.reaper(Nothing).start(sleepy).unwrap();
+        next.stop().unwrap();
+    }
+}

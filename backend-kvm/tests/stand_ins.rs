@@ -80,13 +80,16 @@ impl Vm {
     fn set_logging(&self, slots: usize, on: bool) {
         self.tracker
             .update_memory(|memory| {
-                for slot in &self.guest.data_slots()[..slots] {
-                    self.guest.set_slot_logging(slot, on).unwrap();
-                    if on {
-                        memory.logged_anew(slot.memory_slot().id);
-                    }
-                }
-                Ok::<_, Error>(())
+                self.guest.data_slots()[..slots]
+                    .iter()
+                    .try_for_each(|slot| {
+                        memory.set_logging(slot.memory_slot().id, on, |_, flags| {
+                            // A VMM puts the flags into its kvm_userspace_memory_region.
+                            assert_eq!(flags, u32::from(on));
+                            self.guest.set_slot_logging(slot, on).unwrap();
+                            Ok::<_, Error>(())
+                        })
+                    })
             })
             .unwrap();
     }

@@ -98,12 +98,12 @@ impl SlotMap {
     }
 
     /// Returns the slots for the collector to check entries against.
-    pub(crate) fn table(self) -> SlotTable<2> {
+    pub(crate) fn table(self) -> SlotTable<3> {
         let mut table = SlotTable::new();
         for (slot, pages) in self.slots() {
             table
                 .insert(slot, pages as u64)
-                .expect("two slots with pages fit a table of two");
+                .expect("two slots with pages fit the table");
         }
         table
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 use dirty_ring_core::backend::Backend;
 use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
 use dirty_ring_core::controller::Controller;
+use dirty_ring_core::entry::SlotId;
 use dirty_ring_core::planner::{PassRecord, Planner};
 use dirty_ring_core::reaper::{Reaper, Turn};
 use dirty_ring_core::ring::RingState;
@@ -28,6 +29,10 @@ pub trait VirtualBackend: Backend<Error = VmError> {
     fn vm_mut(&mut self) -> &mut Vm;
     /// Creates the rings anew, from `states`, over the memory that they have.
     fn restore_rings(&mut self, states: &[RingState], now: Instant);
+    /// Removes the slot that comes and goes; returns it if it was there, to be forgotten.
+    fn unplug(&mut self) -> Option<SlotId> {
+        self.vm_mut().unplug()
+    }
     /// Switches logging off and on again: all memory is protected after that.
     fn log_anew(&mut self) {
         self.vm_mut().log_anew();

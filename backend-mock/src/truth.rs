@@ -66,6 +66,12 @@ impl Truth {
         unseen.count() as u64
     }
 
+    /// Notes that a page was published that another oracle keeps. `waits`: an entry of it was harvested
+    /// and not reset.
+    pub(crate) fn on_plugged_published(&mut self, waits: bool) {
+        self.premature += u64::from(waits);
+    }
+
     /// Notes that every page was published.
     pub(crate) fn on_all_published(&mut self, layout: &Layout, vcpus: &[Vcpu]) {
         for (page, seen) in self.seen_writes.iter_mut().enumerate() {

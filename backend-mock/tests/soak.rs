@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use dirty_ring_mock::{SoakConfig, SoakError, SoakReport, VirtualBackend, Vm, soak, soak_around};
 use flaws::{
-    AcceptsGarbage, Blind, Flaw, Flawed, ForgetsLostRings, HidesInterruptions, HidesLateOnes,
-    NeverCountsAll, NeverLogsAnew, SwallowsFailures,
+    AcceptsGarbage, Blind, Flaw, Flawed, ForgetsLostRings, ForgetsRemovals, HidesInterruptions,
+    HidesLateOnes, KeepsSuspects, NeverCountsAll, NeverLogsAnew, SwallowsFailures,
 };
 
 /// Small rings, so that a VM takes milliseconds.
@@ -140,6 +140,18 @@ fn control_rings_whose_parted_entries_are_not_seen_lose_pages() {
 fn control_a_lost_ring_that_is_restored_at_its_old_position_is_found_parted() {
     let seen = broken::<ForgetsLostRings>();
     assert!(!seen.failed.is_empty() && seen.lost == 0, "{seen:?}");
+}
+
+#[test]
+fn control_late_entries_of_a_removed_slot_are_taken_for_lost_pages() {
+    let seen = broken::<ForgetsRemovals>();
+    assert!(!seen.failed.is_empty() && seen.lost == 0, "{seen:?}");
+}
+
+#[test]
+fn control_suspects_of_a_removed_slot_that_are_kept_are_published() {
+    let seen = soak_many::<Flawed<KeepsSuspects>>(120);
+    assert!(seen.unregistered > 0 && seen.lost == 0, "{seen:?}");
 }
 
 #[test]

@@ -54,6 +54,7 @@
 extern crate std;
 
 pub mod backend;
+mod bounded;
 pub mod collector;
 pub mod conformance;
 pub mod controller;

@@ -4,6 +4,7 @@ use core::fmt;
 
 use heapless::Vec;
 
+use crate::bounded;
 use crate::entry::{DirtyGfn, SlotId};
 
 /// Slots, by number, with their sizes; at most `N` of them.
@@ -79,9 +80,7 @@ impl<const N: usize> SlotTable<N> {
         }
         match self.position(slot) {
             Ok(_) => Err(SlotError::Duplicate { slot }),
-            Err(at) => self
-                .slots
-                .insert(at, (slot, pages))
+            Err(at) => bounded::insert(&mut self.slots, at, (slot, pages))
                 .map_err(|_| SlotError::TableFull { capacity: N }),
         }
     }
@@ -90,7 +89,7 @@ impl<const N: usize> SlotTable<N> {
     /// an entry that still names the slot would be refused (or worse, name its successor).
     pub fn remove(&mut self, slot: SlotId) -> Option<u64> {
         let at = self.position(slot).ok()?;
-        Some(self.slots.remove(at).1)
+        bounded::remove(&mut self.slots, at).map(|(_, pages)| pages)
     }
 
     /// Returns the pages of `slot`, or `None` if it isn't there.

@@ -56,6 +56,8 @@ pub(crate) struct Cells {
     /// 0: it doesn't run.
     bursts: Cell<(u32, u32)>,
     accesses: Cell<u32>,
+    /// The vCPU overruns the ring: it logs pages of these offsets after so many more accesses.
+    overrun: RefCell<Option<(u32, Range<u64>)>>,
 }
 
 impl Cells {
@@ -75,7 +77,14 @@ impl Cells {
             loads: Cell::new(0),
             bursts: Cell::new((0, 0)),
             accesses: Cell::new(0),
+            overrun: RefCell::new(None),
         }
+    }
+
+    /// Lets the vCPU log `pages` after so many accesses of the reaper to the flags, whether there is
+    /// room or not.
+    pub(crate) fn overrun_after(&self, accesses: u32, pages: Range<u64>) {
+        *self.overrun.borrow_mut() = Some((accesses, pages));
     }
 
     /// Lets the vCPU run from now on: it logs `pages` pages at each `accesses`th access of the reaper
@@ -88,6 +97,13 @@ impl Cells {
     fn access(&self) {
         let accesses = self.accesses.get().wrapping_add(1);
         self.accesses.set(accesses);
+        let overrun = &mut *self.overrun.borrow_mut();
+        if let Some((left, _)) = overrun {
+            *left = left.saturating_sub(1);
+        }
+        if let Some((_, pages)) = overrun.take_if(|(left, _)| *left == 0) {
+            self.log_pages(pages);
+        }
         let (every, pages) = self.bursts.get();
         if accesses.checked_rem(every) == Some(0) {
             for offset in 0..pages {

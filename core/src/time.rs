@@ -193,9 +193,11 @@ impl FromStr for Micros {
         }
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !c.is_ascii_digit());
-            let (number, tail) = rest.split_at(digits.ok_or(ParseMicrosError)?);
+            let digits = digits.ok_or(ParseMicrosError)?;
+            let (number, tail) = rest.split_at_checked(digits).ok_or(ParseMicrosError)?;
             let unit_end = tail.find(|c: char| c.is_ascii_digit());
-            let (unit, tail) = tail.split_at(unit_end.unwrap_or(tail.len()));
+            let unit_end = unit_end.unwrap_or(tail.len());
+            let (unit, tail) = tail.split_at_checked(unit_end).ok_or(ParseMicrosError)?;
             let number: u64 = number.parse().map_err(|_| ParseMicrosError)?;
             let unit = UNITS.into_iter().find(|(name, _)| *name == unit);
             let (_, us) = unit.ok_or(ParseMicrosError)?;

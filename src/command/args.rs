@@ -166,15 +166,16 @@ pub(crate) struct SoakArguments {
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     pub(crate) backend: BackendName,
 
-    /// Entries of each vCPU's ring, a power of two  [default: all that the host offers, in turn]
+    /// Entries of each vCPU's ring, a power of two; on the mock, the most of them  [default: all
+    /// sizes that the host offers]
     #[arg(long, value_name = "N", value_parser = ring_entries, allow_negative_numbers = true)]
     pub(crate) ring_entries: Option<u32>,
 
-    /// vCPUs of each guest  [default: 1 to 4]
+    /// vCPUs of each guest; on the mock, the most of them  [default: 1 to 4; 1 to 8 on the mock]
     #[arg(long, value_name = "N", value_parser = vcpus, allow_negative_numbers = true)]
     pub(crate) vcpus: Option<u16>,
 
-    /// Memory of each guest, all vCPUs together, as in 64M  [default: 2 to 100 MiB]
+    /// Memory of each guest on KVM, all vCPUs together, as in 64M  [default: 2 to 100 MiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size_bytes, allow_hyphen_values = true)]
     pub(crate) mem: Option<u64>,
 

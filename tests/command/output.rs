@@ -8,12 +8,14 @@ use crate::support::{
 };
 
 /// Command lines that print something.
-const PRINTING: [&str; 5] = [
+const PRINTING: [&str; 7] = [
     "--help",
     "run --backend mock --duration 50ms --json",
     "run --backend mock --duration 50ms",
     "compare --backend mock --duration 20ms --rounds 1",
     "compare --backend mock --duration 20ms --rounds 1 --json",
+    "soak --backend mock --duration 20ms",
+    "soak --backend mock --duration 20ms --json",
 ];
 
 fn printing(words: &str, stdout: impl Into<Stdio>) -> Command {

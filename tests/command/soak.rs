@@ -9,6 +9,18 @@ use crate::contract::{number, whole};
 use crate::kvm::kvm;
 use crate::support::{Ran, WRONG_USAGE, command, dirty_ring};
 
+#[test]
+fn a_soak_on_the_mock_checks_pages_and_says_what_it_did() {
+    let soak = dirty_ring("soak --backend mock --duration 500ms --seed 3 --json").json();
+    check(&soak, "mock", 0.5);
+    assert_eq!(soak["seed"], 3);
+    let text = dirty_ring("soak --backend mock --duration 50ms --seed 3").good();
+    assert!(
+        text.lines().next().unwrap().ends_with("on mock, seed 3"),
+        "{text}"
+    );
+}
+
 /// What every soak on KVM does in its first moments.
 const BEGINNING: [&str; 3] = ["phase", "tracking_on", "reaper_start"];
 
@@ -116,6 +128,13 @@ fn guests_that_cannot_be_are_wrong_usage() {
         ("--duration 1s --vcpus 0", "from 1 to"),
         ("--duration 1s --policy seed", "'--policy'"),
     ];
+    wrong.extend([
+        (
+            "--backend mock --duration 1s --ring-entries 300",
+            "power of two",
+        ),
+        ("--backend mock --duration 1s --mem 64M", "--mem"),
+    ]);
     if kvm().is_some() {
         wrong.extend([
             ("--duration 1s --ring-entries 1000", "power of two"),

@@ -65,6 +65,17 @@ impl Access for RelaxedStore {
     }
 }
 
+/// Marks an entry with a load and a store, so that what KVM publishes in between is overwritten.
+#[derive(Debug)]
+pub struct LoadThenStore;
+impl Access for LoadThenStore {
+    fn replace(word: &AtomicU32, old: EntryFlags, new: EntryFlags) {
+        if word.load(Ordering::Acquire) == old.bits() {
+            word.store(new.bits(), Ordering::Release);
+        }
+    }
+}
+
 /// Adds RESET to what is there.
 #[derive(Debug)]
 pub struct OrInsteadOfStore;
@@ -107,8 +118,9 @@ pub struct RingWatch {
     pub published: Cell<u64>,
 }
 
+/// An entry of a ring.
 #[derive(Debug)]
-struct Entry {
+pub(crate) struct Entry {
     /// Touched before `flags`, so that loom explores both orders of any two accesses.
     explored: AtomicU32,
     flags: AtomicU32,
@@ -117,10 +129,33 @@ struct Entry {
     gfn: Cell<DirtyGfn>,
 }
 
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            explored: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
+            touched: UnsafeCell::new(()),
+            gfn: Cell::new(DirtyGfn::default()),
+        }
+    }
+}
+
 impl Entry {
-    fn flags(&self) -> &AtomicU32 {
+    pub(crate) fn flags(&self) -> &AtomicU32 {
         self.explored.fetch_add(0, Ordering::Relaxed);
         &self.flags
+    }
+
+    /// Writes slot and offset, as KVM does before it publishes the entry.
+    pub(crate) fn write(&self, gfn: DirtyGfn) {
+        self.touched.with_mut(|_| ());
+        self.gfn.set(gfn);
+    }
+
+    /// Reads slot and offset.
+    pub(crate) fn read(&self) -> DirtyGfn {
+        self.touched.with(|_| ());
+        self.gfn.get()
     }
 }
 
@@ -136,15 +171,9 @@ impl KvmRing {
     }
 
     fn make(number: u32, entries: usize, wraps: bool) -> Rc<Self> {
-        let entry = || Entry {
-            explored: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
-            touched: UnsafeCell::new(()),
-            gfn: Cell::new(DirtyGfn::default()),
-        };
         Rc::new(Self {
             slot: SlotId(number),
-            entries: (0..entries).map(|_| entry()).collect(),
+            entries: (0..entries).map(|_| Entry::default()).collect(),
             wraps,
             reset_index: Mutex::new(0),
             watch: RingWatch::default(),
@@ -177,8 +206,7 @@ impl KvmRing {
         assert!(self.has_room(), "the model pushes more than its ring holds");
         let next = self.watch.pushed.get();
         let entry = self.entry(next as u32).expect("there is room");
-        entry.touched.with_mut(|_| ());
-        entry.gfn.set(DirtyGfn {
+        entry.write(DirtyGfn {
             slot: self.slot,
             offset: next,
         });
@@ -244,8 +272,7 @@ impl<A: Access> EntryMemory for LoomMemory<A> {
 
     fn read(&self, index: u32) -> DirtyGfn {
         let entry = self.0.entry(index).expect("an entry that was published");
-        entry.touched.with(|_| ());
-        let gfn = entry.gfn.get();
+        let gfn = entry.read();
         if gfn.offset < self.0.watch.reset.get() {
             // Where a reset ended early.
             return gfn;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dirty_ring_core::controller::{Controller, Policy};
 use dirty_ring_core::doorbell::Seen;
-use dirty_ring_core::planner::{Events, Phase, Planner};
+use dirty_ring_core::planner::{Events, Planner};
 use dirty_ring_core::reaper::{Reaper, Turn};
 use dirty_ring_core::time::Instant;
 
@@ -180,10 +180,7 @@ impl<C: Controller> ReaperBody<C> {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
-        self.session.update(|progress| {
-            progress.has_ended = true;
-            progress.phase = Phase::Idle;
-        });
+        let is_abandoned = self.session.note_end();
         self.session
             .own_collector()
             .doorbell()
@@ -195,7 +192,7 @@ impl<C: Controller> ReaperBody<C> {
         let history = self.reaper.planner().history().copied().collect();
         *lock(&self.course.history) = Some(history);
         self.course.ended.notify_all();
-        self.session.release_if_abandoned();
+        let _left = is_abandoned.then(|| self.session.end_reaper());
         if let Some(on_end) = self.on_end.take() {
             on_end(error.map_or(Ok(()), Err));
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use dirty_ring_core::controller::{Controller, Policy};
 use dirty_ring_core::planner::{PassRecord, PlannerState};
@@ -10,7 +10,7 @@ use dirty_ring_core::planner::{PassRecord, PlannerState};
 use super::Course;
 use crate::error::Error;
 use crate::host::lock;
-use crate::session::{Session, release};
+use crate::session::{Ended, Session};
 use crate::stats::ReaperStats;
 
 /// A running reaper. Dropping it stops it as [`stop`](Self::stop) does; an error goes unreported.
@@ -87,18 +87,24 @@ impl<C: Controller> ReaperHandle<C> {
         let has_ended = lock(&self.course.history).is_some();
         let is_inside = session.is_reaper_thread() || (session.is_driver() && !has_ended);
         if is_inside || session.collector().is_err() {
-            session.abandon_reaper();
+            session.abandon();
             return Err(Error::Reentrant);
         }
         let history = self.wait();
-        let progress = session.end_reaper().unwrap_or_default();
-        if let Some(thread) = self.thread.take() {
+        // In `on_end` the calling thread is the reaper's own, which can't wait for itself.
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !is_own(thread)) {
             // A panic of the reaper was caught, and noted.
             let _ = thread.join();
         }
         // A body that was dropped has drained nothing.
         let drained = session.collector()?.drain(|| session.clock.now());
-        session.with(release)?;
+        let Ended {
+            progress,
+            checked,
+            sink: _sink,
+        } = session.end_reaper();
+        checked?;
         if let Some(message) = progress.panic {
             return Err(Error::Panicked(message));
         }

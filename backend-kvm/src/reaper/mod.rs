@@ -13,7 +13,7 @@ use dirty_ring_core::planner::{Events, NoEvents, PassRecord, Planner, PlannerSta
 
 use crate::error::Error;
 use crate::host::{self, Waker};
-use crate::session::{Session, release};
+use crate::session::Session;
 use crate::sink::PageSink;
 
 pub use body::{Next, ReaperBody};
@@ -131,10 +131,10 @@ impl ReaperBuilder {
     ) -> Result<(ReaperHandle<C>, ReaperBody<C>), Error> {
         let session = self.session;
         let collector = session.collector()?;
+        // The controller may panic here, when nobody would end the reaper yet.
+        let state = Mutex::new(planner.state());
         session.begin_reaper(planner.passes())?;
         let attached = collector.with(|collector| {
-            // That of a reaper which was abandoned.
-            release(collector);
             collector.check_reaping()?;
             if let Some(sink) = self.sink {
                 collector.backend_mut().set_sink(sink)?;
@@ -142,9 +142,9 @@ impl ReaperBuilder {
             let mut rings = collector.backend().rings().iter();
             Ok::<_, Error>(rings.any(|ring| ring.is_at_least(1)))
         });
-        let is_any_used = attached.inspect_err(|_| _ = session.end_reaper())?;
+        let is_any_used = attached.inspect_err(|_| drop(session.end_reaper()))?;
         let course = Arc::new(Course {
-            planner: Mutex::new(planner.state()),
+            planner: state,
             history: Mutex::new(None),
             ended: Condvar::new(),
         });

@@ -31,12 +31,14 @@ pub(super) enum Doing {
     ResetFailure,
     /// A ring gets an entry that names no page.
     Garbage,
+    /// A memory slot is added, or removed.
+    Slot,
     /// Signals and wake-ups come otherwise.
     Weather,
 }
 
 /// How often each comes.
-const DECK: [(Doing, u64); 12] = [
+const DECK: [(Doing, u64); 13] = [
     (Doing::Flush, 8),
     (Doing::Kick, 5),
     (Doing::Checkpoint, 6),
@@ -48,6 +50,7 @@ const DECK: [(Doing, u64); 12] = [
     (Doing::SinkFailure, 2),
     (Doing::ResetFailure, 1),
     (Doing::Garbage, 1),
+    (Doing::Slot, 3),
     (Doing::Weather, 2),
 ];
 
@@ -80,6 +83,7 @@ impl Doing {
             Self::SinkFailure => "sink_failure",
             Self::ResetFailure => "reset_failure",
             Self::Garbage => "garbage",
+            Self::Slot => "slot",
             Self::Weather => "weather",
         }
     }
@@ -120,6 +124,7 @@ impl<B: VirtualBackend> Life<B> {
                 let (vcpu, draw) = (self.any_vcpu(), self.dice.below(u64::MAX));
                 self.due.garbage |= self.machine.vm(|vm| vm.log_garbage(vcpu, draw));
             }
+            Doing::Slot => self.move_slot()?,
             Doing::Weather => self.change_weather(),
         }
         Ok(())

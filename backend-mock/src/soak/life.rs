@@ -138,6 +138,14 @@ impl<B: VirtualBackend> Life<B> {
             1..6 => self.dice.below(2_000),
             _ => self.dice.below(2_000 + fill_us),
         };
+        for us in [us / 2, us - us / 2] {
+            self.run_for_us(us)?;
+            self.write_slot();
+        }
+        Ok(())
+    }
+
+    fn run_for_us(&mut self, us: u64) -> Result<(), SoakError> {
         let end_ps = self.machine.now_ps() + us * PS_PER_US;
         loop {
             match self.machine.run_until_ps(end_ps, &mut |_| ()) {
@@ -163,7 +171,7 @@ impl<B: VirtualBackend> Life<B> {
         self.read()?;
         let (pages, lost) = self.machine.vm(|vm| {
             let pages: usize = vm.slots().iter().map(|(_, pages)| pages).sum();
-            (pages as u64, vm.unpublished_pages())
+            ((pages + vm.plugged_pages()) as u64, vm.unpublished_pages())
         });
         self.report.pages_checked += pages;
         self.report.pages_lost += lost;

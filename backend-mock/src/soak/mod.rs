@@ -20,6 +20,7 @@ mod handover;
 mod life;
 mod outcome;
 mod shape;
+mod slot;
 
 pub use outcome::{SoakError, SoakReport};
 

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use dirty_ring_core::backend::{Backend, Reset};
-use dirty_ring_core::entry::DirtyGfn;
+use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::{Ring, RingState};
 use dirty_ring_core::time::Instant;
 
-use super::Vm;
+use super::{Vm, plugged};
 use crate::cost::ps;
 use crate::error::VmError;
 use crate::kernel::{Interrupted, KernelRing, Signal};
@@ -48,6 +48,10 @@ impl Vm {
     pub(crate) fn count_as_dirty(&mut self, pages: &[DirtyGfn]) {
         let waiting: HashSet<_> = self.kernel.iter().flat_map(KernelRing::waiting).collect();
         for gfn in pages {
+            if gfn.slot == plugged::SLOT && self.plugged.on_published(gfn) {
+                self.truth.on_plugged_published(waiting.contains(gfn));
+                continue;
+            }
             let waits = waiting.contains(gfn);
             self.truth
                 .on_published(gfn, waits, &self.layout, &self.vcpus);
@@ -62,6 +66,9 @@ impl Vm {
         for vcpu in 0..self.kernel.len() {
             let mut count = 0;
             let done = self.kernel[vcpu].reset(&mut signal, &mut count, |mask| {
+                if mask.last().slot == plugged::SLOT {
+                    self.plugged.protect(&mask);
+                }
                 for page in map.protected_by(&mask) {
                     let (owner, offset) = self.layout.owner(page);
                     self.vcpus[owner].protect(offset);
@@ -93,6 +100,10 @@ impl Backend for Vm {
 
     fn is_registered(&self, gfn: &DirtyGfn) -> bool {
         self.slots.contains(gfn)
+    }
+
+    fn was_removed(&self, slot: SlotId) -> bool {
+        slot == plugged::SLOT && self.plugged.was_removed()
     }
 
     fn reset(&mut self) -> Result<Reset, VmError> {
@@ -136,6 +147,7 @@ impl Backend for Vm {
 
     fn publish_all(&mut self) -> Result<(), VmError> {
         self.mishaps.take_pages()?;
+        self.plugged.on_all_published();
         self.truth.on_all_published(&self.layout, &self.vcpus);
         Ok(())
     }

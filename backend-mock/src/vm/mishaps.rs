@@ -78,6 +78,7 @@ impl Vm {
             self.vcpus[vcpu].protect_all();
             self.forecast_anew(vcpu);
         }
+        self.plugged.protect_all();
     }
 
     /// Keeps all vCPUs out of guest mode until [`release`](Self::release): no page is written, and

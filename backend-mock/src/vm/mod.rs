@@ -3,6 +3,7 @@
 mod agenda;
 mod backend;
 mod mishaps;
+mod plugged;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::truth::Truth;
 use crate::vcpu::Vcpu;
 use agenda::Forecast;
 use mishaps::Mishaps;
+use plugged::Plugged;
 
 /// Where a vCPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,8 @@ pub struct Vm {
     /// When the guest ends: no vCPU runs after that.
     end_ps: u64,
     layout: Layout,
-    slots: SlotTable<2>,
+    slots: SlotTable<3>,
+    plugged: Plugged,
     rings: Vec<Ring<RingMemory>>,
     kernel: Vec<KernelRing>,
     vcpus: Vec<Vcpu>,
@@ -125,6 +128,7 @@ impl Vm {
             now_ps: 0,
             end_ps: config.duration_us * PS_PER_US,
             slots: layout.slot_map().table(),
+            plugged: Plugged::none(),
             rings: memories
                 .iter()
                 .map(|m| Ring::new(m.clone(), Instant(0)))
@@ -232,7 +236,7 @@ impl Vm {
     /// are in the rings or with the collector, or they are lost. Must be 0 after the final drain;
     /// always 0 with dirty logging off.
     pub fn unpublished_pages(&self) -> u64 {
-        self.truth.unseen_pages(&self.layout, &self.vcpus)
+        self.truth.unseen_pages(&self.layout, &self.vcpus) + self.plugged.unseen_pages()
     }
 
     /// Returns the pages that interrupted resets have counted and left unprotected. The next write to

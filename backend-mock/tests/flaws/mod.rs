@@ -26,6 +26,12 @@ pub(crate) trait Flaw: 'static {
     fn is_registered(vm: &Vm, gfn: &DirtyGfn) -> bool {
         vm.is_registered(gfn)
     }
+    fn was_removed(vm: &Vm, slot: SlotId) -> bool {
+        vm.was_removed(slot)
+    }
+    fn unplug(vm: &mut Vm) -> Option<SlotId> {
+        vm.unplug()
+    }
     fn log_anew(vm: &mut Vm) {
         vm.log_anew();
     }
@@ -110,6 +116,25 @@ impl Flaw for AcceptsGarbage {
     }
 }
 
+/// Knows nothing of slots that were removed.
+pub(crate) struct ForgetsRemovals;
+
+impl Flaw for ForgetsRemovals {
+    fn was_removed(_vm: &Vm, _slot: SlotId) -> bool {
+        false
+    }
+}
+
+/// Doesn't tell which slot was removed.
+pub(crate) struct KeepsSuspects;
+
+impl Flaw for KeepsSuspects {
+    fn unplug(vm: &mut Vm) -> Option<SlotId> {
+        vm.unplug();
+        None
+    }
+}
+
 /// A VM with a flaw.
 pub(crate) struct Flawed<F> {
     vm: Vm,
@@ -130,7 +155,7 @@ impl<F: Flaw> Backend for Flawed<F> {
         F::is_registered(&self.vm, gfn)
     }
     fn was_removed(&self, slot: SlotId) -> bool {
-        self.vm.was_removed(slot)
+        F::was_removed(&self.vm, slot)
     }
     fn reset(&mut self) -> Result<Reset, VmError> {
         F::reset(&mut self.vm)
@@ -159,6 +184,9 @@ impl<F: Flaw> VirtualBackend for Flawed<F> {
     fn restore_rings(&mut self, states: &[RingState], now: Instant) {
         let states: Vec<_> = states.iter().map(F::restored).collect();
         self.vm.restore_rings(&states, now);
+    }
+    fn unplug(&mut self) -> Option<SlotId> {
+        F::unplug(&mut self.vm)
     }
     fn log_anew(&mut self) {
         F::log_anew(&mut self.vm);

@@ -7,11 +7,14 @@ use crate::time::Instant;
 
 /// How far a drain is. It takes what was in each ring when it came to it, and no more, so a guest
 /// that writes on can't keep it busy without end.
+///
+/// Its fields are public for callers that keep it in a format of their own between two batches.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Drain {
-    ring: usize,
+    /// The ring where it goes on.
+    pub ring: usize,
     /// Entries that are still to be taken from that ring; `None` before it began.
-    left: Option<u32>,
+    pub left: Option<u32>,
 }
 
 impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
@@ -44,7 +47,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         now: Instant,
     ) -> Result<bool, CollectError<B::Error>> {
         self.check_reaping()?;
-        self.locate_rings(now)?;
+        if !self.locate_rings(now)? {
+            return Ok(false);
+        }
         let harvested_all = self.drain_harvest(drain, now)?;
         if !self.settle()? || !harvested_all {
             return Ok(false);
@@ -52,6 +57,46 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.publish_suspects()?;
         self.check()?;
         Ok(true)
+    }
+
+    /// Takes what the rings hold at the moment when KVM has removed a slot, so that no entry which still
+    /// names it is taken for one of a slot that gets its number next. Worse than a wrong page: KVM's reset
+    /// protects none of up to 64 neighbours if one of them lies beyond the end of the slot
+    /// (virt/kvm/dirty_ring.c, `kvm_reset_dirty_gfn`). Returns whether all is settled.
+    ///
+    /// Stops in each ring at an entry that names no page which is or was registered: it may belong to a slot
+    /// that is about to be.
+    ///
+    /// # Errors
+    /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle).
+    pub fn drain_late(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
+        self.check_reaping()?;
+        if !self.locate_rings(now)? {
+            return Ok(false);
+        }
+        for index in 0..self.backend.rings().len() {
+            let size = self.backend.rings().get(index).map(|ring| ring.size());
+            // No more than was there: a guest that writes on can't keep this busy.
+            let mut left = size.map_or(0, |size| size.entries());
+            loop {
+                let backend = &self.backend;
+                let known = backend.rings().get(index).map_or(0, |ring| {
+                    ring.leading(left.min(self.room()), |gfn| {
+                        backend.is_registered(gfn) || backend.was_removed(gfn.slot)
+                    })
+                });
+                let taken = self.harvest_ring(index, known)?;
+                add(&mut self.totals.drain_harvested, taken);
+                left = left.saturating_sub(taken);
+                if !self.settle()? {
+                    return Ok(false);
+                }
+                if taken == 0 {
+                    break;
+                }
+            }
+        }
+        self.settle()
     }
 
     /// Harvests until the batch is full, or enough rings were checked; returns whether all are done.

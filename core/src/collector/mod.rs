@@ -162,7 +162,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         add(&mut self.outstanding, inherited);
         self.refuse_unregistered(ring, begin);
         let source = self.backend.rings().get(ring);
-        if inherited == room && source.is_some_and(|ring| ring.has_more_waiting(inherited)) {
+        if inherited == room
+            && source.is_some_and(|ring| !ring.is_lost() && ring.has_more_waiting(inherited))
+        {
             return Err(self.fail(CollectError::Parted { ring }));
         }
         Ok(())
@@ -182,6 +184,14 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// count and the last one of bad entries.
     pub fn check(&self) -> Result<(), CollectError<B::Error>> {
         self.check_reaping()?;
+        self.check_pages()
+    }
+
+    /// Returns whether pages were lost while the rings are sound.
+    ///
+    /// # Errors
+    /// [`CollectError::BadEntries`], [`CollectError::TooManySuspects`].
+    pub fn check_pages(&self) -> Result<(), CollectError<B::Error>> {
         if let Some((ring, last)) = self.last_bad_entry {
             return Err(CollectError::BadEntries {
                 entries: self.bad_entries,
@@ -322,6 +332,17 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         Ok(())
     }
 
+    /// Lets `publish` hand out pages for another reason than their entries. A failure is kept.
+    ///
+    /// # Errors
+    /// [`CollectError::Publish`].
+    pub fn publish_with(
+        &mut self,
+        publish: impl FnOnce(&mut B) -> Result<(), B::Error>,
+    ) -> Result<(), CollectError<B::Error>> {
+        publish(&mut self.backend).map_err(|error| self.fail(CollectError::Publish(error)))
+    }
+
     /// Publishes the suspects again, because all pages were asked for.
     fn publish_suspects(&mut self) -> Result<(), CollectError<B::Error>> {
         let pages = self.suspects.pages();
@@ -352,14 +373,19 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         }
         source.note_unreset(epoch);
         let batch = &mut self.batch;
+        let begun_at = source.position();
         let taken = source.harvest_without_reset(limit, |gfn| {
             // There is room: `limit` saw to that.
             let _ = batch.push(gfn);
         });
+        let was_lapped = source.was_lapped_since(begun_at);
         add(&mut self.outstanding, taken);
         self.refuse_unregistered(ring, begin);
         let harvested = self.batch.get(begin..).unwrap_or_default();
         self.suspects.drop_harvested(harvested);
+        if was_lapped {
+            return Err(self.fail(CollectError::Parted { ring }));
+        }
         Ok(taken)
     }
 

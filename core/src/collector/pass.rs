@@ -38,6 +38,8 @@ pub(super) struct Pass {
     /// Entries that it may still take from that ring; `None` before it began.
     left: Option<u32>,
     harvested: u64,
+    /// Whether it has looked for lost rings.
+    has_located: bool,
     /// Totals when the last pass ended.
     before: Totals,
 }
@@ -49,6 +51,7 @@ impl Pass {
         ring: 0,
         left: None,
         harvested: 0,
+        has_located: false,
         before: Totals::ZERO,
     };
 
@@ -173,7 +176,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
             before: self.pass.before,
             ..Pass::NONE
         };
-        let _ = self.locate_rings(now);
+        self.pass.has_located = matches!(self.locate_rings(now), Ok(true));
         for ring in self.backend.rings_mut() {
             ring.look(now);
         }
@@ -196,6 +199,16 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// Those of [`harvest`](Self::harvest) and [`settle`](Self::settle). Lost pages are no failure of a
     /// pass: see [`check`](Self::check).
     pub fn reap(&mut self, now: Instant) -> Result<Reaped, CollectError<B::Error>> {
+        if !self.pass.has_located {
+            self.check_reaping()?;
+            self.pass.has_located = self.locate_rings(now)?;
+            if !self.pass.has_located {
+                return Ok(Reaped {
+                    entries: 0,
+                    is_over: false,
+                });
+            }
+        }
         let (entries, more) = self.harvest(now)?;
         let settled = self.settle()?;
         let is_over = settled && !more;

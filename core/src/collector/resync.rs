@@ -24,7 +24,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
     /// # Errors
     /// [`CollectError::Reset`].
     pub fn begin_resync(&mut self) -> Result<(), CollectError<B::Error>> {
-        self.failure = None;
+        // What another resynchronisation left half done is no failure of a ring.
+        let failure = self.failure.take();
+        let had_failed = failure.is_some_and(|failure| !matches!(failure, CollectError::Resyncing));
         self.batch.clear();
         self.outstanding = 0;
         self.epoch = self.epoch.saturating_add(1);
@@ -34,7 +36,9 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         self.last_bad_entry = None;
         self.reset_marked()?;
         for index in 0..self.backend.rings().len() {
-            let barrier = self.ring_mut(index).and_then(Ring::begin_clear);
+            let barrier = self
+                .ring_mut(index)
+                .and_then(|ring| ring.begin_clear(had_failed));
             if barrier.is_some() {
                 self.reset_marked()?;
             }
@@ -58,17 +62,18 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         let counted = self.backend.publish_all();
         counted.map_err(CollectError::Publish)?;
         self.failure = None;
-        self.locate_rings(now)
+        self.locate_rings(now).map(|_| ())
     }
 
-    /// Finds the rings again that were cleared and have an entry by now.
-    pub(super) fn locate_rings(&mut self, now: Instant) -> Result<(), CollectError<B::Error>> {
+    /// Finds the rings again that were cleared and have an entry by now. Returns whether it has looked
+    /// for all: where KVM makes no progress, an entry may be in a ring that is still lost.
+    pub(super) fn locate_rings(&mut self, now: Instant) -> Result<bool, CollectError<B::Error>> {
         if self.failure.is_some() || !self.backend.rings().iter().any(|ring| ring.is_lost()) {
-            return Ok(());
+            return Ok(true);
         }
         // Marks are counted by nobody: nothing else may wait for a reset meanwhile.
         if !self.settle()? {
-            return Ok(());
+            return Ok(false);
         }
         for index in 0..self.backend.rings().len() {
             let Some(ring) = self
@@ -91,7 +96,7 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
                 ring.settle_at(run, now);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes way for the vCPU of a cleared ring that is still full for KVM, at its `exit`th ring-full
@@ -104,13 +109,10 @@ impl<B: Backend, const BATCH: usize> Collector<B, BATCH> {
         // The first exit may be older than the resynchronisation. KVM found the ring full before the
         // second, and nothing has been reset since.
         let is_full = exit >= 2;
-        if !is_full
-            || !self
-                .backend
-                .rings()
-                .get(ring)
-                .is_some_and(|ring| ring.is_lost())
-        {
+        let cleared = self.backend.rings().get(ring);
+        // A caller may come without an exit. A ring that was sound has no entry to give way, and would be
+        // full for ever if KVM's index were moved beyond it.
+        if !is_full || !cleared.is_some_and(|ring| ring.may_be_full()) {
             return Ok(());
         }
         for part in 0..PARTS {

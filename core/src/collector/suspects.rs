@@ -7,6 +7,7 @@
 
 use heapless::Vec;
 
+use crate::bounded;
 use crate::entry::{DirtyGfn, SlotId};
 
 /// Suspects that a collector remembers at most, in pages (64 KiB of memory). An interrupted reset makes
@@ -40,7 +41,7 @@ impl Suspects {
 
     pub(super) fn insert(&mut self, page: DirtyGfn) {
         if let Err(at) = self.pages.binary_search(&page) {
-            self.has_overflowed |= self.pages.insert(at, page).is_err();
+            self.has_overflowed |= bounded::insert(&mut self.pages, at, page).is_err();
         }
     }
 
@@ -57,17 +58,14 @@ impl Suspects {
                 *word |= bit;
             }
         }
-        let mut at = 0usize;
-        self.pages.retain(|_| {
-            let is_dropped = place(&mut dropped, at).is_some_and(|(word, bit)| *word & bit != 0);
-            at = at.saturating_add(1);
-            !is_dropped
+        bounded::retain(&mut self.pages, |at, _| {
+            place(&mut dropped, at).is_none_or(|(word, bit)| *word & bit == 0)
         });
     }
 
     /// Drops those of `slot`, which was removed, or whose pages were all protected again.
     pub(super) fn drop_slot(&mut self, slot: SlotId) {
-        self.pages.retain(|page| page.slot != slot);
+        bounded::retain(&mut self.pages, |_, page| page.slot != slot);
     }
 }
 

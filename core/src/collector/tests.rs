@@ -1,6 +1,7 @@
 //! Harvest, reset and publish against rings in memory. The backend of these tests panics where a
 //! page is published before its reset.
 
+mod chaos;
 mod drain;
 mod failures;
 mod plan;

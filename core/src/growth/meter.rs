@@ -1,7 +1,8 @@
 //! A dirty-rate meter: pages per second of one ring, over a window of looks.
 
-use heapless::HistoryBuf;
+use heapless::Deque;
 
+use crate::bounded::push_recent;
 use crate::time::Micros;
 
 /// Intervals that a meter remembers.
@@ -18,7 +19,7 @@ const SHORTEST: Micros = Micros(1_000);
 pub struct RateMeter {
     /// Looks that don't make an interval yet.
     open: Interval,
-    intervals: HistoryBuf<Interval, WINDOW>,
+    intervals: Deque<Interval, WINDOW>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +48,7 @@ impl RateMeter {
                 elapsed: Micros::ZERO,
                 pages: 0,
             },
-            intervals: HistoryBuf::new(),
+            intervals: Deque::new(),
         }
     }
 
@@ -55,7 +56,7 @@ impl RateMeter {
     pub(crate) fn record(&mut self, elapsed: Micros, pages: u64) {
         self.open = self.open.and(elapsed, pages);
         if self.open.elapsed >= SHORTEST {
-            self.intervals.write(core::mem::take(&mut self.open));
+            push_recent(&mut self.intervals, core::mem::take(&mut self.open));
         }
     }
 

@@ -21,14 +21,17 @@ const SURE: i8 = 3;
 /// page comes round within one ring, an early reap costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recurrence {
-    page: DirtyGfn,
+    /// The page that is followed. Public as the fields below are, so that a saved state can be written
+    /// in any format.
+    pub page: DirtyGfn,
     /// Entries since the page was seen.
-    distance: u32,
-    /// The longest of the last recurrences, in entries.
-    working_set: u32,
+    pub distance: u32,
+    /// The longest of the last recurrences, in entries; [`working_set`](Self::working_set) says whether
+    /// it counts.
+    pub longest: u32,
     /// One up for a page that came round within one ring, one down for one that didn't. One odd page
     /// changes no verdict.
-    score: i8,
+    pub score: i8,
 }
 
 impl Default for Recurrence {
@@ -42,7 +45,7 @@ impl Recurrence {
         Self {
             page: NONE,
             distance: 0,
-            working_set: 0,
+            longest: 0,
             score: 0,
         }
     }
@@ -51,7 +54,7 @@ impl Recurrence {
     /// longest distance of late.
     pub const fn working_set(&self) -> Option<u32> {
         if self.score >= BELIEVED {
-            Some(self.working_set)
+            Some(self.longest)
         } else {
             None
         }
@@ -75,7 +78,7 @@ impl Recurrence {
             self.stranger();
         } else {
             self.score = self.score.saturating_add(1).min(SURE);
-            self.working_set = self.working_set.max(distance);
+            self.longest = self.longest.max(distance);
         }
     }
 
@@ -101,7 +104,7 @@ impl Recurrence {
     /// Notes that the ring was full: a working set that seemed to fit doesn't.
     pub(crate) fn ring_full(&mut self) {
         self.score = self.score.min(0);
-        self.working_set = 0;
+        self.longest = 0;
     }
 
     const fn follow(&mut self, page: DirtyGfn) {
@@ -112,7 +115,7 @@ impl Recurrence {
     fn stranger(&mut self) {
         self.score = self.score.saturating_sub(1).max(-SURE);
         if self.score <= 0 {
-            self.working_set = 0;
+            self.longest = 0;
         }
     }
 }

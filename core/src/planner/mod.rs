@@ -22,8 +22,9 @@ mod tests;
 pub use events::{Events, NoEvents};
 pub use history::{DEFAULT_HISTORY, PassRecord};
 
-use heapless::HistoryBuf;
+use heapless::Deque;
 
+use crate::bounded::push_recent;
 use crate::collector::{PassRings, PassTally, Scope};
 use crate::controller::{Controller, Decision, Measurement, Policy, StateError};
 use crate::doorbell::Wakes;
@@ -78,7 +79,7 @@ pub struct Planner<C = Policy, const HISTORY: usize = DEFAULT_HISTORY> {
     pass: Pass,
     /// Causes that came while reaping: they get a pass of their own.
     pending: Wakes,
-    history: HistoryBuf<PassRecord, HISTORY>,
+    history: Deque<PassRecord, HISTORY>,
 }
 
 /// The pass in progress.
@@ -115,7 +116,7 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
                 wakes: Wakes::empty(),
             },
             pending: Wakes::empty(),
-            history: HistoryBuf::new(),
+            history: Deque::new(),
         }
     }
 
@@ -165,12 +166,12 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
 
     /// Returns the last passes, oldest first.
     pub fn history(&self) -> impl Iterator<Item = &PassRecord> {
-        self.history.oldest_ordered()
+        self.history.iter()
     }
 
     /// Returns the last pass.
     pub fn last_pass(&self) -> Option<&PassRecord> {
-        self.history.recent()
+        self.history.back()
     }
 
     /// Starts at `now`; only in [`Phase::Idle`]. The first pass of a resumed machine comes at once:
@@ -235,12 +236,13 @@ impl<C: Controller, const HISTORY: usize> Planner<C, HISTORY> {
         decision.wait = decision.wait.max(SHORTEST_WAIT);
         self.last_pass = self.pass.begun;
         self.passes = self.passes.saturating_add(1);
-        self.history.write(PassRecord {
+        let record = PassRecord {
             number: self.passes,
             now,
             measurement,
             decision,
-        });
+        };
+        push_recent(&mut self.history, record);
         if self.pass.wakes.contains(Wakes::STOP) {
             // This pass began after the stop: it was the final drain.
             self.phase = Phase::Idle;

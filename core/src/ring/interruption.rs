@@ -66,6 +66,8 @@ impl<M: EntryMemory> Ring<M> {
         mut take: impl FnMut(DirtyGfn),
     ) -> u32 {
         let mut inherited = 0u32;
+        // A ring is lost only after all of it was reset.
+        let limit = if self.is_lost { 0 } else { limit };
         while inherited < limit && self.flags_behind(inherited) == EntryFlags::RESET {
             take(self.memory.read(self.index(behind(inherited))));
             inherited = inherited.saturating_add(1);

@@ -71,7 +71,8 @@ pub struct RingState {
     pub position: RingPosition,
     /// How it grew.
     pub growth: GrowthState,
-    /// It was resynchronised, and its position is still to be found: see [`Ring::is_lost`].
+    /// The position is unknown: the ring was emptied by a resynchronisation, and its vCPU has logged
+    /// nothing since. It is found by the first entry that comes.
     pub is_lost: bool,
 }
 
@@ -103,6 +104,8 @@ pub struct Ring<M> {
     unreset: Unreset,
     /// Where KVM publishes next is unknown: see the module `resync`.
     is_lost: bool,
+    /// It is lost after a failure, so KVM may count entries that aren't there.
+    may_be_full: bool,
 }
 
 /// What the ring-full path remembers of a ring.
@@ -137,6 +140,7 @@ impl<M: EntryMemory> Ring<M> {
             },
             unreset: Unreset::NONE,
             is_lost: false,
+            may_be_full: false,
         }
     }
 
@@ -302,6 +306,22 @@ impl<M: EntryMemory> Ring<M> {
             }
         }
         at_least
+    }
+
+    /// Returns how many of the first `limit` entries that wait are, one after the other, as `is_meant`
+    /// says.
+    pub(crate) fn leading(&self, limit: u32, is_meant: impl Fn(&DirtyGfn) -> bool) -> u32 {
+        if self.is_lost {
+            return 0;
+        }
+        let mut leading = 0u32;
+        while leading < limit
+            && self.memory.load_flags(self.index(leading)) == EntryFlags::DIRTY
+            && is_meant(&self.memory.read(self.index(leading)))
+        {
+            leading = leading.saturating_add(1);
+        }
+        leading
     }
 
     /// Returns whether an entry was harvested that KVM hasn't reset yet. One load.

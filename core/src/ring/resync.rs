@@ -36,8 +36,11 @@ impl<M: EntryMemory> Ring<M> {
     }
 
     /// Begins to take every entry out of the ring: marks all but one barrier, which it returns. A reset
-    /// and [`end_clear`](Self::end_clear) have to follow. Without a barrier nothing is marked.
-    pub(crate) fn begin_clear(&mut self) -> Option<u32> {
+    /// and [`end_clear`](Self::end_clear) have to follow. Without a barrier nothing is marked. `had_failed`:
+    /// the reaping of the VM's rings had ended with a failure.
+    pub(crate) fn begin_clear(&mut self, had_failed: bool) -> Option<u32> {
+        // Of a sound ring KVM counts one entry at most when it is cleared.
+        self.may_be_full |= had_failed || !(self.is_lost || self.fits_position());
         self.is_lost = true;
         self.unreset = Unreset::NONE;
         self.at_ring_full = AtRingFull {
@@ -72,6 +75,11 @@ impl<M: EntryMemory> Ring<M> {
             .find(|index| !self.is_dirty(index.wrapping_sub(1)))
     }
 
+    /// Returns whether KVM may find the cleared ring full, because its indices had parted.
+    pub(crate) const fn may_be_full(&self) -> bool {
+        self.is_lost && self.may_be_full
+    }
+
     /// Returns whether every entry is DIRTY: a cleared ring has overrun once more.
     pub(crate) fn is_all_dirty(&self) -> bool {
         (0..self.size().entries()).all(|index| self.is_dirty(index))
@@ -87,7 +95,10 @@ impl<M: EntryMemory> Ring<M> {
     pub(crate) fn settle_at(&mut self, run: u32, now: Instant) {
         self.unmark();
         self.is_lost = false;
+        self.may_be_full = false;
         self.fetch = run;
+        // A harvest that found the ring lost has noted where it would have begun.
+        self.unreset = Unreset::NONE;
         let published = run.wrapping_add(self.occupancy_from(0));
         self.growth = Growth::starting_at(now, published);
     }

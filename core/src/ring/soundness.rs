@@ -4,7 +4,7 @@
 //! forgotten or belongs to another ring, and another reaper moves the entries under this one. In a
 //! sound ring none of these signs can appear.
 
-use super::Ring;
+use super::{Ring, RingPosition};
 use crate::entry::{DirtyGfn, EntryFlags, EntryMemory};
 
 impl<M: EntryMemory> Ring<M> {
@@ -15,6 +15,19 @@ impl<M: EntryMemory> Ring<M> {
     /// wrong.
     pub(crate) fn was_lapped(&self) -> bool {
         !self.is_lost && self.memory.load_flags(self.index(u32::MAX)) == EntryFlags::DIRTY
+    }
+
+    /// Returns whether the reader was lapped in the middle of the harvest that began at `position`. At most
+    /// one load.
+    ///
+    /// KVM can't overwrite an entry that waits from there on without the one before it, which stays DIRTY
+    /// unless a harvest of the whole ring has taken it.
+    pub(crate) fn was_lapped_since(&self, position: RingPosition) -> bool {
+        let taken = self.fetch.wrapping_sub(position.0);
+        let before = position.0.wrapping_sub(1) & self.size().mask();
+        taken != 0
+            && (taken >= self.size().entries()
+                || self.memory.load_flags(before) == EntryFlags::DIRTY)
     }
 
     /// Returns whether an entry is DIRTY somewhere while the next one to harvest isn't. Loads the

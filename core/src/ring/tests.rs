@@ -186,7 +186,7 @@ fn a_look_at_a_ring_that_stands_still_costs_two_loads_and_one_that_grows_some_mo
 fn a_ring_that_is_still_to_be_found_after_a_resync_is_so_where_it_is_restored() {
     let mut first = ring_at(300);
     first.memory.log_pages(0..20);
-    let barrier = first.begin_clear();
+    let barrier = first.begin_clear(false);
     while first.memory.reset_one().is_some() {}
     first.end_clear(barrier);
     let state = first.state(Instant(1));

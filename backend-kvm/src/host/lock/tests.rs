@@ -46,14 +46,6 @@ fn only_the_holder_holds_the_lock() {
     assert!(!guarded.is_held_by_this_thread());
 }
 
-#[test]
-#[cfg(debug_assertions)]
-#[should_panic(expected = "would wait for itself")]
-fn a_call_from_inside_does_not_hang() {
-    let guarded = StdFairLock::new(());
-    guarded.with(|()| guarded.with(|()| ()));
-}
-
 /// The reaper leaves and comes back at once, before any of the vCPUs has woken up.
 #[test]
 fn threads_enter_in_the_order_in_which_they_came() {

@@ -126,3 +126,30 @@ fn a_drain_that_finds_the_batch_full_counts_its_harvest_all_the_same() {
     assert_eq!(harvests, [1, 1]);
     assert_eq!(collector.backend().published.len(), 21);
 }
+
+#[test]
+fn what_is_late_is_taken_up_to_an_entry_of_a_slot_that_is_not_known_yet() {
+    let mut collector = collector::<16>(1);
+    let late = |offset| DirtyGfn {
+        slot: SlotId(5),
+        offset,
+    };
+    let memory = collector.backend().memory(0);
+    memory.log_pages(0..20);
+    (0..20).for_each(|offset| memory.log(late(offset)));
+    let unknown = DirtyGfn {
+        slot: SlotId(6),
+        offset: 0,
+    };
+    memory.log(unknown);
+    collector.backend_mut().removed = Some(SlotId(5));
+    assert_eq!(collector.drain_late(Instant(1)), Ok(true));
+    let stats = collector.backend().rings()[0].stats();
+    assert_eq!((stats.late_entries, stats.bad_entries), (20, 0));
+    assert_eq!(
+        collector.backend().published_sorted(),
+        (0..20).collect::<Vec<_>>()
+    );
+    assert_eq!(collector.backend().rings()[0].occupancy(), 1);
+    assert_eq!(collector.outstanding(), 0);
+}

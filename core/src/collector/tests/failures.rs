@@ -174,3 +174,19 @@ fn a_lapped_ring_is_found_by_the_next_harvest() {
     );
     all_return(&mut collector, CollectError::Parted { ring: 0 });
 }
+
+/// The vCPU laps the reader between the look for that and the first entry that is read.
+#[test]
+fn a_ring_that_overruns_under_the_harvest_is_a_failure_and_no_silent_loss() {
+    for accesses in 1..400 {
+        let mut collector = collector::<64>(1);
+        let memory = collector.backend().memory(0);
+        memory.log_pages(0..250);
+        memory.overrun_after(accesses, 250..270);
+        let drains: Vec<_> = (0..3).map(|_| collector.drain(Instant(1))).collect();
+        let published = collector.backend().published_sorted();
+        if drains.iter().all(|drained| *drained == Ok(true)) {
+            assert_eq!(published, (0..270).collect::<Vec<_>>(), "{accesses}");
+        }
+    }
+}

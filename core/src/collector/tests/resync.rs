@@ -1,5 +1,6 @@
 //! Rings that are had back. The test's KVM keeps its indices and flags as virt/kvm/dirty_ring.c does.
 
+use super::super::PATIENCE_RESETS;
 use super::*;
 use crate::entry::EntryFlags;
 use crate::testing::{Cells, PUBLICATION_FAILS, Random};
@@ -122,6 +123,35 @@ fn a_resync_ends_only_when_a_consumer_has_counted_all_memory_as_dirty() {
 }
 
 #[test]
+fn an_interrupted_reset_makes_suspects_of_a_ring_that_was_found_again() {
+    let mut collector = crate::testing::collector::<256>(2);
+    // The second ring has gone round before.
+    for first in [0, 150] {
+        collector.backend().memory(1).log_pages(first..first + 150);
+        assert_eq!(collector.drain(Instant(1)), Ok(true));
+    }
+    collector.begin_resync().unwrap();
+    collector.end_resync(Instant(1)).unwrap();
+    assert_eq!(
+        collector.drain(Instant(2)),
+        Ok(true),
+        "nothing is logged yet"
+    );
+    collector.backend().memory(0).log_pages(1000..1020);
+    collector.backend().memory(1).log_pages(5000..5030);
+    // The rings are found, and a signal ends the reset after that, behind the first ring's last entry.
+    let searches = [Weather::Short(u32::MAX)].repeat(2 * PATIENCE_RESETS as usize);
+    set_weather(
+        &mut collector,
+        searches.into_iter().chain([Weather::Interrupted(20)]),
+    );
+    assert_eq!(collector.drain(Instant(3)), Ok(true));
+    let suspects = collector.suspects().iter().map(|page| page.offset);
+    let suspects: Vec<u64> = suspects.collect();
+    assert_eq!(suspects, (1000..1020).collect::<Vec<_>>());
+}
+
+#[test]
 fn resets_that_signals_keep_from_doing_anything_end_no_resync_before_its_time() {
     for barren in [1, 4, 10, 30] {
         let weather = || [Weather::Interrupted(0)].repeat(barren);
@@ -166,6 +196,8 @@ fn rings_in_any_state_are_had_back() {
             }
         }
         let mut collector: Pages = Collector::new(kvm);
+        // Nobody knows what is in it: a failure has been seen.
+        collector.failure = Some(CollectError::Parted { ring: 0 });
         resync(&mut collector);
         is_sound_again(&mut collector, 1 + random.below(400));
     }
@@ -215,5 +247,56 @@ fn a_ring_is_had_back_while_its_vcpu_logs_pages() {
         collector.backend_mut().published.clear();
         collector.backend_mut().writable.clear();
         is_sound_again(&mut collector, 300);
+    }
+}
+
+/// Two rings, cleared; both vCPUs have logged a page since. The first one's is harvested, and signals
+/// keep KVM from resetting it for a while.
+fn one_ring_lost_and_a_deficit() -> Pages {
+    let mut collector: Pages = collector(2);
+    resync(&mut collector);
+    collector.backend_mut().write(0, page(1));
+    collector.begin_pass(Instant(1), Scope::Planned, |_| ());
+    assert_eq!(collector.harvest(Instant(1)), Ok((1, false)));
+    collector.backend_mut().write(1, page(2));
+    collector
+        .backend_mut()
+        .weather
+        .extend([Weather::Short(0); 4]);
+    collector
+}
+
+#[test]
+fn a_drain_is_not_over_before_it_has_looked_for_a_lost_ring() {
+    let mut collector = one_ring_lost_and_a_deficit();
+    while !collector.drain(Instant(2)).unwrap() {}
+    assert_eq!(collector.backend().published_sorted(), [1, 2]);
+    let mut collector = one_ring_lost_and_a_deficit();
+    while !collector.drain_late(Instant(2)).unwrap() {}
+    assert_eq!(collector.backend().published_sorted(), [1, 2]);
+}
+
+#[test]
+fn a_pass_over_all_rings_is_not_over_before_it_has_looked_for_a_lost_one() {
+    let mut collector = one_ring_lost_and_a_deficit();
+    collector.begin_pass(Instant(2), Scope::All, |_| ());
+    while !collector.reap(Instant(2)).unwrap().is_over {}
+    assert_eq!(collector.backend().published_sorted(), [1, 2]);
+}
+
+/// As a VMM does that calls for every vCPU when one ring is full.
+#[test]
+fn calls_without_an_exit_move_no_index_of_a_sound_ring_that_was_cleared() {
+    for waiting in [0, 1, 150] {
+        let mut collector: Pages = collector(1);
+        collector.backend().memory(0).log_pages(0..waiting);
+        resync(&mut collector);
+        let used = collector.backend().memory(0).used();
+        for _ in 0..crate::ring::OVERRUN_EXITS - 1 {
+            let report = collector.ring_full(0, RingFullMode::default(), Instant(2));
+            assert!(report.is_ok());
+        }
+        assert_eq!(collector.backend().memory(0).used(), used, "{waiting}");
+        is_sound_again(&mut collector, 100);
     }
 }

@@ -144,3 +144,27 @@ fn suspects_that_find_no_room_are_a_failure_that_every_drain_tells() {
     pass(&mut collector, Instant(4));
     assert_eq!(collector.check_reaping(), Ok(()));
 }
+
+#[test]
+fn a_ring_that_was_looked_at_while_it_was_lost_has_suspects_as_well() {
+    let mut collector = collector::<256>(1);
+    // KVM is in the second round of the ring, behind where the reader was.
+    write_pages(&mut collector, &(0..150).collect::<Vec<_>>());
+    pass(&mut collector, Instant(1));
+    write_pages(&mut collector, &(150..250).collect::<Vec<_>>());
+    pass(&mut collector, Instant(1));
+    write_pages(&mut collector, &(250..350).collect::<Vec<_>>());
+    collector.begin_resync().unwrap();
+    collector.backend_mut().writable.clear();
+    collector.backend_mut().forget_resets();
+    collector.end_resync(Instant(1)).unwrap();
+    // A pass while nothing is logged.
+    pass(&mut collector, Instant(1));
+    let pages: Vec<u64> = (0..190).map(|page| 1000 * page).collect();
+    write_pages(&mut collector, &pages);
+    collector.begin_pass(Instant(2), Scope::All, |_| ());
+    assert_eq!(collector.harvest(Instant(2)), Ok((190, false)));
+    set_weather(&mut collector, [Weather::Interrupted(100)]);
+    assert_eq!(collector.settle(), Ok(true));
+    assert_eq!(suspects(&collector), [99_000]);
+}

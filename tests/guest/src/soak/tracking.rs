@@ -147,9 +147,10 @@ impl SoakVm {
         mut memory: Option<&mut MemoryUpdate<'_>>,
     ) -> Result<(), CallbackError> {
         for slot in self.slots.iter().filter(|slot| slot.is_present) {
-            self.guest.set_slot_logging(&slot.slot, on)?;
-            if on && let Some(memory) = &mut memory {
-                memory.logged_anew(slot.memory_slot().id);
+            let set = || Ok::<_, CallbackError>(self.guest.set_slot_logging(&slot.slot, on)?);
+            match &mut memory {
+                Some(memory) => memory.set_logging(slot.memory_slot().id, on, |_, _| set())?,
+                None => set()?,
             }
         }
         Ok(())
