@@ -19,7 +19,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use support::{Failure, Vm, check_log};
+use support::{Failure, Vm, check_log, set_logging};
 
 mod support;
 
@@ -122,7 +122,7 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     };
     let tracker = vm.tracker();
-    vm.set_logging(true)?;
+    set_logging(&vm, true)?;
     vm.write(PAGES)?;
 
     let events = EventLoop::new()?;

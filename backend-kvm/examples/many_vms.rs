@@ -16,7 +16,7 @@ use dirty_ring_core::controller::Policy;
 use dirty_ring_core::planner::Planner;
 use dirty_ring_kvm::{Next, ReaperBody};
 
-use support::{Failure, Vm, check_log, wait_until_written};
+use support::{Failure, Vm, check_log, set_logging, wait_until_written};
 
 mod support;
 
@@ -120,7 +120,7 @@ fn main() -> Result<(), Failure> {
             return Ok(());
         };
         paused.push(Some(vm.pause()?));
-        vm.set_logging(true)?;
+        set_logging(&vm, true)?;
         vm.write(PAGES)?;
         let wake = wake.clone();
         let (reaper, body) = vm

@@ -67,7 +67,7 @@ fn main() -> Result<(), Failure> {
 
     // Tracking begins under the running vCPU: logging of each slot, and a reaper for the tracker's log.
     tracker.update_memory(|memory| {
-        memory.set_logging(vm.slot().id, true, |_, _| vm.set_logging(true))
+        memory.set_logging(vm.slot().id, true, |_, flags| vm.set_slot_flags(flags))
     })?;
     vm.memory().bitmap().reset();
     let policy = Policy::deadline(tracker.ring_size()?);
@@ -122,7 +122,9 @@ fn main() -> Result<(), Failure> {
     println!("the copy is what is in memory, byte for byte");
 
     // Tracking ends. The source would be destroyed now; after a migration that failed it goes on.
-    tracker.update_memory(|_| vm.set_logging(false))?;
+    tracker.update_memory(|memory| {
+        memory.set_logging(vm.slot().id, false, |_, flags| vm.set_slot_flags(flags))
+    })?;
     reaper.stop()?;
     drop(paused);
     vm.stop()

@@ -32,6 +32,13 @@ pub(crate) fn pages(log: &[u64]) -> impl Iterator<Item = u64> {
     })
 }
 
+/// Switches logging on or off; `migration.rs` says why in this way.
+pub(crate) fn set_logging(vm: &Vm, on: bool) -> Result<(), Failure> {
+    let slot = vm.slot().id;
+    vm.tracker()
+        .update_memory(|memory| memory.set_logging(slot, on, |_, flags| vm.set_slot_flags(flags)))
+}
+
 /// Returns whether the guest has ever written to page `page`: it counts its writes from 1, and writes the
 /// count.
 fn is_written(vm: &Vm, page: u64) -> Result<bool, Failure> {

@@ -36,7 +36,7 @@ impl Vm {
         match *self {}
     }
 
-    pub(crate) fn set_logging(&self, _on: bool) -> Result<(), Failure> {
+    pub(crate) fn set_slot_flags(&self, _flags: u32) -> Result<(), Failure> {
         match *self {}
     }
 

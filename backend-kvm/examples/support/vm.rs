@@ -72,9 +72,9 @@ impl Vm {
         region.expect("the slot has memory")
     }
 
-    /// Calls `KVM_SET_USER_MEMORY_REGION` for the slot, with or without `KVM_MEM_LOG_DIRTY_PAGES`.
-    pub(crate) fn set_logging(&self, on: bool) -> Result<(), Failure> {
-        Ok(self.guest.set_logging(on)?)
+    /// Calls `KVM_SET_USER_MEMORY_REGION` for the slot, with `KVM_MEM_LOG_DIRTY_PAGES` or 0.
+    pub(crate) fn set_slot_flags(&self, flags: u32) -> Result<(), Failure> {
+        Ok(self.guest.set_logging(flags != 0)?)
     }
 
     /// Lets the guest write to its first `pages` pages, round after round; with 0 it idles.
