@@ -72,6 +72,16 @@ pub enum Error {
         entries: u32,
     },
 
+    /// A mapped ring isn't of the size of the others.
+    OtherSize {
+        /// The vCPU's index.
+        vcpu: usize,
+        /// Entries that it was mapped with.
+        entries: u32,
+        /// Entries of the others.
+        expected: u32,
+    },
+
     /// Two vCPUs were given the same ring.
     MappedTwice {
         /// The vCPU's index.
@@ -197,6 +207,15 @@ impl fmt::Display for Error {
                 f,
                 "the dirty ring of vCPU {vcpu} has more than {entries} entries: give the size that \
                  was enabled for this VM"
+            ),
+            Self::OtherSize {
+                vcpu,
+                entries,
+                expected,
+            } => write!(
+                f,
+                "the dirty ring of vCPU {vcpu} was mapped with {entries} entries, and rings of \
+                 {expected} were enabled: map it with that size"
             ),
             Self::MappedTwice { vcpu, other } => write!(
                 f,

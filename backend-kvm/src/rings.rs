@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dirty_ring_core::backend::{Backend, Reset};
-use dirty_ring_core::entry::{DirtyGfn, SlotId};
+use dirty_ring_core::entry::{DirtyGfn, EntryMemory, SlotId};
 use dirty_ring_core::ring::{Ring, RingPosition, RingState};
 use dirty_ring_core::size::RingSize;
 
@@ -90,8 +90,29 @@ impl KvmRings {
         vcpu: &impl AsRawFd,
         state: impl Into<RingState>,
     ) -> Result<usize, Error> {
+        let memory = MappedRing::map(self.rings.len(), vcpu, self.size)?;
+        self.add_mapped(memory, state)
+    }
+
+    /// Adds the ring of the next vCPU, which is mapped already: by the thread that owns the vCPU's
+    /// descriptor, for one. `state` is what was saved of it, or its position;
+    /// [`RingPosition::START`](dirty_ring_core::ring::RingPosition::START) for a fresh one.
+    ///
+    /// # Errors
+    /// [`Error::OtherSize`], and those of [`add_vcpu_at`](Self::add_vcpu_at).
+    pub fn add_mapped(
+        &mut self,
+        memory: MappedRing,
+        state: impl Into<RingState>,
+    ) -> Result<usize, Error> {
         let index = self.rings.len();
-        let memory = MappedRing::map(index, vcpu, self.size)?;
+        if memory.size() != self.size {
+            return Err(Error::OtherSize {
+                vcpu: index,
+                entries: memory.size().entries(),
+                expected: self.size.entries(),
+            });
+        }
         let state = state.into();
         let ring = Ring::from_state(memory, &state, self.clock.now());
         check_position(index, &ring)?;

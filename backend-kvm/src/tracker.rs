@@ -14,6 +14,7 @@ use dirty_ring_core::time::Instant;
 
 use crate::error::Error;
 use crate::host::Clock;
+use crate::mapping::MappedRing;
 use crate::reaper::ReaperBuilder;
 use crate::rings::KvmRings;
 use crate::session::{Pages, Session};
@@ -178,6 +179,25 @@ impl Tracker {
             .session
             .with(|collector| collector.backend_mut().add_vcpu(vcpu))??;
         // The reaper may be asleep for lack of rings, or because all others are idle.
+        self.session.collector()?.doorbell().ring_full();
+        self.vcpu(vcpu)
+    }
+
+    /// Adds the ring of one more vCPU, which is mapped already, and tracks it from now on.
+    ///
+    /// # Errors
+    /// Those of [`KvmRings::add_mapped`], [`Error::Reentrant`].
+    pub fn add_mapped(
+        &self,
+        ring: MappedRing,
+        state: impl Into<RingState>,
+    ) -> Result<VcpuHandle, Error> {
+        let added = self.session.with(|collector| {
+            let vcpu = collector.backend_mut().add_mapped(ring, state)?;
+            collector.inherit(vcpu)?;
+            Ok::<_, Error>(vcpu)
+        });
+        let vcpu = added??;
         self.session.collector()?.doorbell().ring_full();
         self.vcpu(vcpu)
     }

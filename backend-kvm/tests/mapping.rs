@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::ring::{RingPosition, RingState};
 use dirty_ring_guest::{Guest, GuestConfig, GuestVcpu, RunningGuest};
-use dirty_ring_kvm::{Error, KvmRings, Support, Tracker};
+use dirty_ring_kvm::{Error, KvmRings, MappedRing, Support, Tracker};
 use kvm_ioctls::Kvm;
 
 use support::{kvm, wait_until_written};
@@ -192,7 +192,7 @@ fn what_an_earlier_process_left_without_its_reset_is_taken_over() {
         mut vcpus,
     } = written(&kvm, &support, 300);
     // Harvested, and then the process died.
-    let memory = dirty_ring_kvm::MappedRing::map(0, vcpus[0].fd(), rings.size()).unwrap();
+    let memory = MappedRing::map(0, vcpus[0].fd(), rings.size()).unwrap();
     let mut first = dirty_ring_core::ring::Ring::new(memory, Default::default());
     assert_eq!(first.harvest_without_reset(200, |_| ()), 200);
     rings.add_vcpu_at(vcpus[0].fd(), first.position()).unwrap();
@@ -233,6 +233,32 @@ fn a_ring_that_a_resync_left_without_a_position_is_found_by_the_next_process() {
     let stats = tracker.stats().unwrap();
     assert!(!stats.vcpus[0].is_lost);
     assert_eq!(stats.backlog, 1050);
+}
+
+#[test]
+fn a_ring_that_another_thread_has_mapped_is_added_with_its_position() {
+    let Some((kvm, support)) = kvm() else { return };
+    let Written {
+        guest,
+        mut rings,
+        mut vcpus,
+    } = written(&kvm, &support, 100);
+    let size = rings.size();
+    let smaller = support.size(ENTRIES / 2).unwrap();
+    let map = |size, vcpu: &GuestVcpu| MappedRing::map(vcpu.index(), vcpu.fd(), size);
+    assert!(map(smaller, &vcpus[0]).is_err(), "seen where it is mapped");
+    let ring = map(size, &vcpus[0]).unwrap();
+    rings.add_mapped(ring, RingPosition::START).unwrap();
+    let tracker = Tracker::new(rings).unwrap();
+    let ring = map(size, &vcpus[1]).unwrap();
+    let handle = tracker.add_mapped(ring, RingPosition::START).unwrap();
+    assert_eq!(handle.index(), 1);
+    let again = map(size, &vcpus[0]).unwrap();
+    let error = tracker.add_mapped(again, RingPosition::START).unwrap_err();
+    assert!(matches!(error, Error::MappedTwice { vcpu: 2, other: 0 }));
+    write(&guest, &mut vcpus, 200);
+    tracker.flush(no_kick).unwrap();
+    assert_eq!(tracker.stats().unwrap().backlog, 200);
 }
 
 #[test]
