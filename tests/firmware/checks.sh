@@ -1,4 +1,5 @@
 # What `run` checks. Sourced by it.
+# shellcheck shell=bash disable=SC2154
 
 # The undefined symbol of src/no_panic.rs.
 panics=this_program_can_panic

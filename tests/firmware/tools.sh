@@ -1,4 +1,5 @@
 # What `run` works with: compilers, a linker, a disassembler, emulators. Sourced by it.
+# shellcheck shell=bash disable=SC2154
 
 # What was skipped, for the last line.
 skipped=
