@@ -11,6 +11,7 @@
 use std::time::Instant;
 
 use dirty_ring_core::controller::Policy;
+use dirty_ring_kvm::no_kick;
 use vm_memory::{Bytes, MemoryRegionAddress};
 
 use support::{Failure, PAGE_BYTES, Vm, pages, wait_until_written};
@@ -86,7 +87,7 @@ fn main() -> Result<(), Failure> {
         receive_packet(&vm, round)?;
         let begin = Instant::now();
         // No kick: what a vCPU hasn't logged yet comes with a later round.
-        let logs = tracker.take_all(|| Ok::<(), Failure>(()))?;
+        let logs = tracker.take_all(no_kick)?;
         let copied = destination.copy_dirty(&vm, &logs[0].1)?;
         println!("round {round:2}: {copied:5} pages, {:?}", begin.elapsed());
         if copied <= FEW_PAGES {
@@ -97,7 +98,7 @@ fn main() -> Result<(), Failure> {
     // Stop and copy. The vCPU is out of guest mode, so all that it wrote is logged.
     let paused = vm.pause()?;
     let begin = Instant::now();
-    let logs = tracker.take_all(|| Ok::<(), Failure>(()))?;
+    let logs = tracker.take_all(no_kick)?;
     let copied = destination.copy_dirty(&vm, &logs[0].1)?;
     println!(
         "last    : {copied:5} pages, {:?} of downtime",

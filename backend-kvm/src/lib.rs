@@ -119,4 +119,4 @@ pub use sink::{PageSink, SinkError, SinkFailure};
 pub use slots::MemorySlot;
 pub use stats::{BadEntry, ReaperStats, VcpuStats};
 pub use support::{EXIT_DIRTY_RING_FULL, Flavour, Support};
-pub use tracker::{MemoryUpdate, Tracker, TrackerState, VcpuHandle};
+pub use tracker::{MemoryUpdate, Tracker, TrackerState, VcpuHandle, no_kick};

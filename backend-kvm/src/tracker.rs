@@ -66,6 +66,15 @@ pub struct TrackerState {
     pub suspects: Vec<DirtyGfn>,
 }
 
+/// The kick of a flush where none is needed: no vCPU is in guest mode, or the pages of the last moments may
+/// come with the next flush. See [`Tracker::flush`].
+///
+/// # Errors
+/// None.
+pub const fn no_kick() -> Result<(), std::convert::Infallible> {
+    Ok(())
+}
+
 /// `KVM_MEM_LOG_DIRTY_PAGES`.
 const LOG_DIRTY_PAGES: u32 = 1;
 
@@ -208,7 +217,7 @@ impl Tracker {
     /// `kick_vcpus` has to make each vCPU leave guest mode at least once and return after that; the
     /// vCPUs may go back in at once. Without it pages are missing, on every host: a vCPU may have made
     /// a page writable and not logged it yet, and the CPU's own log (Intel PML) reaches the ring only
-    /// when the vCPU leaves guest mode (api.rst 8.29). It may do nothing where no vCPU is in guest mode,
+    /// when the vCPU leaves guest mode (api.rst 8.29). It may be [`no_kick`] where no vCPU is in guest mode,
     /// or where it doesn't matter which pages of the last few microseconds (with PML: of any time) are
     /// in the sink now and which come with the next flush, as in all rounds of a migration but the last.
     ///

@@ -11,7 +11,7 @@ use dirty_ring_core::entry::SlotId;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
-use dirty_ring_kvm::{BitmapSink, Error, MemorySlot, ReaperHandle, Tracker};
+use dirty_ring_kvm::{BitmapSink, Error, MemorySlot, ReaperHandle, Tracker, no_kick};
 use vm_memory::GuestAddress;
 
 use support::{Copies, kvm, stale_pages, wait_for_a_round, wait_until_written, word};
@@ -119,7 +119,7 @@ fn no_page_is_lost_between_two_readers_who_come_often_whatever_reaps() {
             }
         }
         let paused = vm.running.pause().unwrap();
-        let logs = vm.tracker.take_all(|| Ok::<(), String>(())).unwrap();
+        let logs = vm.tracker.take_all(no_kick).unwrap();
         copied += copy(&vm.guest, &copies, logs);
         assert_eq!(stale_pages(&vm.guest, &copies), 0);
         assert!(copied >= 2 * 3 * PAGES);
@@ -134,10 +134,10 @@ fn a_log_whose_pages_go_to_a_sink_is_an_error_and_not_empty() {
     let Some(vm) = logged(1024) else { return };
     let sink = BitmapSink::new(vm.guest.ram().clone());
     let reaper = vm.tracker.reaper(sink).start(Policy::deadline(vm.size));
-    let error = vm.tracker.take_all(|| Ok::<(), String>(())).unwrap_err();
+    let error = vm.tracker.take_all(no_kick).unwrap_err();
     assert!(matches!(error, Error::HasSink), "{error}");
     reaper.unwrap().stop().unwrap();
-    vm.tracker.take_all(|| Ok::<(), String>(())).unwrap();
+    vm.tracker.take_all(no_kick).unwrap();
 }
 
 #[test]

@@ -12,7 +12,7 @@ use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
-use dirty_ring_kvm::{Error, MemorySlot, PageSink, SinkError, SinkFailure, Tracker};
+use dirty_ring_kvm::{Error, MemorySlot, PageSink, SinkError, SinkFailure, Tracker, no_kick};
 
 use support::{Copies, Copying, kvm, pages, stale_pages, wait_for_a_round, word};
 
@@ -96,7 +96,7 @@ impl Tracked {
     /// Takes what is left, with the vCPUs out of guest mode, and compares copies with memory.
     fn is_complete(&self) {
         let paused = self.running.pause().unwrap();
-        self.tracker.flush(|| Ok::<(), std::io::Error>(())).unwrap();
+        self.tracker.flush(no_kick).unwrap();
         assert_eq!(stale_pages(&self.guest, &self.copies), 0);
         paused.resume();
     }
@@ -267,7 +267,7 @@ fn a_sink_that_fails_or_panics_is_told_to_everybody_and_the_next_one_gets_its_pa
         assert!(end.unwrap_err().contains("the sink did not take"));
         // Flush, vCPUs and stop say the same, again and again.
         for _ in 0..3 {
-            let error = vm.tracker.flush(|| Ok::<(), String>(())).unwrap_err();
+            let error = vm.tracker.flush(no_kick).unwrap_err();
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             assert!(cause.unwrap().contains(said), "{error}");
             assert!(vm.tracker.vcpu(0).unwrap().on_ring_full().is_err());
@@ -310,7 +310,7 @@ fn a_listener_that_panics_is_an_error_at_the_next_ring_full_until_the_reaper_is_
     for _ in 0..3 {
         let error = vm.tracker.vcpu(0).unwrap().on_ring_full().unwrap_err();
         assert!(matches!(&error, Error::Panicked(said) if said == "no such metric"));
-        let error = vm.tracker.flush(|| Ok::<(), String>(())).unwrap_err();
+        let error = vm.tracker.flush(no_kick).unwrap_err();
         assert!(matches!(error, Error::Panicked(_)), "{error}");
     }
     support::wait_until("the vCPUs aren't told", || {
@@ -439,7 +439,7 @@ fn pages_that_waited_for_a_sink_are_kept_until_one_takes_those_of_all_slots() {
     wait_for_a_round(&vm.guest, 0, PAGES);
     wait_for_a_round(&vm.guest, 1, PAGES);
     let paused = vm.running.pause().unwrap();
-    vm.tracker.flush(|| Ok::<(), String>(())).unwrap();
+    vm.tracker.flush(no_kick).unwrap();
     let waiting = vm.tracker.stats().unwrap().backlog;
     for slot in vm.guest.data_slots() {
         let picky = Picky(slot.memory_slot().id, usize::MAX);

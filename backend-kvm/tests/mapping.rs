@@ -4,12 +4,10 @@
 
 mod support;
 
-use std::convert::Infallible;
-
 use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::ring::{RingPosition, RingState};
 use dirty_ring_guest::{Guest, GuestConfig, GuestVcpu, RunningGuest};
-use dirty_ring_kvm::{Error, KvmRings, MappedRing, Support, Tracker};
+use dirty_ring_kvm::{Error, KvmRings, MappedRing, Support, Tracker, no_kick};
 use kvm_ioctls::Kvm;
 
 use support::{kvm, wait_until_written};
@@ -54,10 +52,6 @@ fn write(guest: &Guest, vcpus: &mut [GuestVcpu], pages: u64) {
         wait_until_written(guest, 0, pages);
         kicker.kick().unwrap();
     });
-}
-
-fn no_kick() -> Result<(), Infallible> {
-    Ok(())
 }
 
 #[test]

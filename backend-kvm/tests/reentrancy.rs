@@ -9,7 +9,9 @@ use dirty_ring_core::controller::Policy;
 use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::planner::PassRecord;
 use dirty_ring_guest::{GuestConfig, Reaping};
-use dirty_ring_kvm::{Error, MemorySlot, PageSink, ReaperHandle, SinkFailure, Tracker, VcpuHandle};
+use dirty_ring_kvm::{
+    Error, MemorySlot, PageSink, ReaperHandle, SinkFailure, Tracker, VcpuHandle, no_kick,
+};
 
 use support::{AN_HOUR, start, wait_until, wait_until_written};
 
@@ -33,7 +35,7 @@ impl Inside {
         let mut reaper = self.reaper.lock().unwrap();
         let stopped = reaper.take().map(|reaper| reaper.stop().map(|_| ()));
         let calls = [
-            ("flush", tracker.flush(|| Ok::<(), String>(()))),
+            ("flush", tracker.flush(no_kick)),
             ("stats", tracker.stats().map(|_| ())),
             ("state", tracker.state().map(|_| ())),
             ("vcpu", tracker.vcpu(0).map(|_| ())),
@@ -154,7 +156,7 @@ fn a_listener_may_use_the_tracker_but_not_stop_its_own_reaper() {
             let Some(tracker) = inside.tracker.get() else {
                 return;
             };
-            tracker.flush(|| Ok::<(), String>(())).unwrap();
+            tracker.flush(no_kick).unwrap();
             tracker.stats().unwrap();
             if let Some(reaper) = inside.reaper.lock().unwrap().take() {
                 let is_refused = matches!(reaper.stop(), Err(Error::Reentrant));
@@ -169,7 +171,7 @@ fn a_listener_may_use_the_tracker_but_not_stop_its_own_reaper() {
     *inside.reaper.lock().unwrap() = Some(vm.reaper);
     let _ = inside.tracker.set(vm.tracker.clone());
     wait_until("the listener isn't called", || {
-        vm.tracker.flush(|| Ok::<(), String>(())).unwrap();
+        vm.tracker.flush(no_kick).unwrap();
         if let Some(reaper) = &*inside.reaper.lock().unwrap() {
             reaper.kick();
         }

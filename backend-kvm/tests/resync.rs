@@ -14,7 +14,7 @@ use dirty_ring_core::collector::CollectError;
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{Guest, GuestConfig, Privilege, RunningGuest};
-use dirty_ring_kvm::{Error, Tracker};
+use dirty_ring_kvm::{Error, Tracker, no_kick};
 
 use support::{Copies, Copying, kvm, stale_pages, wait_for_a_round, wait_until};
 
@@ -78,7 +78,7 @@ fn a_guest_lives_on_after_its_ring_overran() {
         overruns += 1;
         // Everybody is told, and told again.
         for _ in 0..2 {
-            let error = tracker.flush(|| Ok::<(), String>(())).unwrap_err();
+            let error = tracker.flush(no_kick).unwrap_err();
             assert!(
                 matches!(
                     error,
@@ -118,7 +118,7 @@ fn a_guest_lives_on_after_its_ring_overran() {
         for _ in 0..3 {
             wait_for_a_round(&guest, 0, PAGES);
             let paused = running.pause().unwrap();
-            tracker.flush(|| Ok::<(), String>(())).unwrap();
+            tracker.flush(no_kick).unwrap();
             assert_eq!(stale_pages(&guest, &copies), 0);
             paused.resume();
         }
@@ -168,7 +168,7 @@ fn a_resync_of_sound_rings_under_running_vcpus_loses_nothing() {
             wait_for_a_round(&guest, 0, 3000);
         }
         let paused = running.pause().unwrap();
-        tracker.flush(|| Ok::<(), String>(())).unwrap();
+        tracker.flush(no_kick).unwrap();
         assert_eq!(stale_pages(&guest, &copies), 0, "round {round}");
         paused.resume();
     }

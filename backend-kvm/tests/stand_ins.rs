@@ -12,7 +12,7 @@ use std::thread;
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::planner::Planner;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
-use dirty_ring_kvm::{Error, MemorySlot, ReaperHandle, Tracker, system_calls};
+use dirty_ring_kvm::{Error, MemorySlot, ReaperHandle, Tracker, no_kick, system_calls};
 use vm_memory::GuestAddress;
 
 use support::confine::{ALLOCATES, ENDS, GUEST, confine};
@@ -146,7 +146,7 @@ impl Vm {
     /// Copies the rest with the vCPUs out of guest mode, and compares the copy with memory.
     fn copy_rest(&mut self) -> u64 {
         let paused = self.running.pause().unwrap();
-        let logs = self.tracker.take_all(|| Ok::<(), String>(())).unwrap();
+        let logs = self.tracker.take_all(no_kick).unwrap();
         let copied = self.copy_dirty(logs);
         for vcpu in 0..VCPUS {
             for page in pages(&self.guest, vcpu, PAGES) {
