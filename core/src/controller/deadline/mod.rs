@@ -221,6 +221,10 @@ impl Deadline {
             left,
             wait: if is_calm && !is_idle {
                 left.min(watched)
+            } else if occupancy == 0 {
+                // Where the reaction is longer than the ring takes to fill, no wait is short enough: one that
+                // lets an empty ring fill by a quarter costs a fraction of the wakes.
+                left.max(quarter)
             } else {
                 left
             },
