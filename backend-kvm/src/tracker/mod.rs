@@ -1,26 +1,31 @@
 //! The tracker: the dirty rings of one VM, for as long as the VM lives.
 
+mod memory_update;
+mod vcpu;
+
 use std::fmt;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dirty_ring_core::backend::Backend;
-use dirty_ring_core::collector::{CollectError, Collector, RingFullMode, RingFullReport};
+use dirty_ring_core::collector::{CollectError, Collector, RingFullMode};
 use dirty_ring_core::entry::{DirtyGfn, SlotId};
 use dirty_ring_core::ring::RingState;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Instant;
 
 use crate::error::Error;
-use crate::host::Clock;
 use crate::mapping::MappedRing;
 use crate::reaper::ReaperBuilder;
 use crate::rings::KvmRings;
-use crate::session::{Pages, Session};
+use crate::session::Session;
 use crate::sink::PageSink;
 use crate::slots::MemorySlot;
 use crate::stats::ReaperStats;
+
+pub use memory_update::MemoryUpdate;
+pub use vcpu::VcpuHandle;
 
 /// Tracks the dirty pages of one VM, for as long as the VM lives. Clones are the same tracker.
 ///
@@ -31,25 +36,6 @@ use crate::stats::ReaperStats;
 #[derive(Clone)]
 pub struct Tracker {
     session: Arc<Session>,
-}
-
-/// A vCPU's side: call [`on_ring_full`](Self::on_ring_full) on its thread.
-///
-/// It is right for as long as the VM lives, whichever reaper runs, and while none does. It keeps the
-/// VM's file descriptor, the rings and the sink alive: drop it with its vCPU.
-#[derive(Clone)]
-pub struct VcpuHandle {
-    session: Arc<Session>,
-    vcpu: usize,
-}
-
-/// A change of the VM's memory slots, while the rings are drained and nothing else reaps.
-#[derive(Debug)]
-pub struct MemoryUpdate<'t> {
-    collector: &'t mut Pages,
-    clock: Clock,
-    /// Numbers of slots that were removed.
-    removed: Vec<SlotId>,
 }
 
 /// What has to be saved of a tracker to go on with its rings in another process.
@@ -74,9 +60,6 @@ pub struct TrackerState {
 pub const fn no_kick() -> Result<(), std::convert::Infallible> {
     Ok(())
 }
-
-/// `KVM_MEM_LOG_DIRTY_PAGES`.
-const LOG_DIRTY_PAGES: u32 = 1;
 
 impl Tracker {
     /// Creates the tracker of `rings`; a vCPU on ring-full takes one chunk of its ring.
@@ -295,11 +278,7 @@ impl Tracker {
                     Err(_) => break,
                 }
             }
-            change(&mut MemoryUpdate {
-                collector,
-                clock,
-                removed: Vec::new(),
-            })
+            change(&mut MemoryUpdate::new(collector, clock))
         })?
     }
 
@@ -366,93 +345,5 @@ impl Tracker {
 impl fmt::Debug for Tracker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tracker").finish_non_exhaustive()
-    }
-}
-
-impl VcpuHandle {
-    /// Makes room in this vCPU's ring after `KVM_EXIT_DIRTY_RING_FULL`; then enter the guest again. Call it
-    /// for the vCPU that had the exit, once for each exit, and for no other: exits without anything to take
-    /// are how an overrun is recognised, and how KVM's index is brought back after a
-    /// [`resync`](Tracker::resync). A call without an exit can keep its vCPU out for good then.
-    ///
-    /// # Errors
-    /// The vCPU can't go on until the tracker is mended. [`Error::Collect`]: a ring has overrun,
-    /// KVM's reset fails, or the sink does; stop the reaper, and [`resync`](Tracker::resync) unless it
-    /// was the sink. [`Error::Panicked`]: the reaper has; stop it. [`Error::Reentrant`].
-    pub fn on_ring_full(&self) -> Result<RingFullReport, Error> {
-        let Session { clock, mode, .. } = &*self.session;
-        let collector = self.session.collector()?;
-        self.session.check_reaper()?;
-        Ok(collector.ring_full(self.vcpu, *mode, clock.now())?)
-    }
-
-    /// Returns the vCPU's index.
-    pub const fn index(&self) -> usize {
-        self.vcpu
-    }
-}
-
-impl fmt::Debug for VcpuHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VcpuHandle")
-            .field("vcpu", &self.vcpu)
-            .finish_non_exhaustive()
-    }
-}
-
-impl MemoryUpdate<'_> {
-    /// Registers a slot that was created, with logging. All its pages count as dirty if its number was
-    /// that of a slot which was removed in the same change.
-    ///
-    /// # Errors
-    /// [`Error::Slot`], [`Error::Sink`]; [`Error::Collect`] where the sink doesn't take the pages.
-    pub fn add(&mut self, slot: MemorySlot) -> Result<(), Error> {
-        self.collector.backend_mut().add_slot(slot)?;
-        if self.removed.contains(&slot.id) {
-            // Some of what was dropped with the old slot may have been logged of the new one.
-            self.collector
-                .publish_with(|rings| rings.publish_all_of(&slot))?;
-        }
-        Ok(())
-    }
-
-    /// Forgets a slot that KVM has removed; returns whether it was known. Entries that still name it are
-    /// dropped from now on, and are no lost pages.
-    ///
-    /// Where another slot gets the same number, call it between the removal and that: what vCPUs logged of
-    /// the old one must not be taken for pages of the new one.
-    pub fn remove(&mut self, slot: SlotId) -> bool {
-        self.collector.forget_suspects(slot);
-        let was_known = self.collector.backend_mut().remove_slot(slot);
-        // A failure is kept, and told to the next caller.
-        if was_known {
-            self.removed.push(slot);
-        }
-        while was_known && matches!(self.collector.drain_late(self.clock.now()), Ok(false)) {}
-        was_known
-    }
-
-    /// Switches logging of a registered slot on or off: `set` gets the slot and the flags for its
-    /// `KVM_SET_USER_MEMORY_REGION`, `KVM_MEM_LOG_DIRTY_PAGES` or 0. The rings are drained, so no entry is
-    /// older than the change.
-    ///
-    /// When it is on, copy memory: what was written while it was off is in no log. With it all pages of the
-    /// slot are protected again, those included that an interrupted reset may have forgotten.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchSlot`], or that of `set`.
-    pub fn set_logging<E: From<Error>>(
-        &mut self,
-        slot: SlotId,
-        on: bool,
-        set: impl FnOnce(&MemorySlot, u32) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let registered = self.collector.backend().slot(slot);
-        let registered = registered.ok_or(Error::NoSuchSlot { slot })?;
-        set(registered, if on { LOG_DIRTY_PAGES } else { 0 })?;
-        if on {
-            self.collector.forget_suspects(slot);
-        }
-        Ok(())
     }
 }
