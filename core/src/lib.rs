@@ -63,6 +63,7 @@ pub mod doorbell;
 pub mod entry;
 pub mod fair;
 pub mod growth;
+mod marks;
 pub mod planner;
 pub mod reaper;
 pub mod ring;

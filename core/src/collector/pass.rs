@@ -4,6 +4,7 @@ use super::{CollectError, Collector, PassTally, Totals, add};
 use crate::backend::Backend;
 use crate::entry::EntryMemory;
 use crate::growth::Growth;
+use crate::marks::Marks;
 use crate::ring::Ring;
 use crate::size::{MAX_ENTRIES, RingSize};
 use crate::time::Instant;
@@ -32,7 +33,7 @@ pub enum Scope {
 #[derive(Debug)]
 pub(super) struct Pass {
     scope: Scope,
-    left_alone: [u64; WORDS],
+    left_alone: Marks<WORDS>,
     /// The ring where the pass goes on.
     ring: usize,
     /// Entries that it may still take from that ring; `None` before it began.
@@ -47,7 +48,7 @@ pub(super) struct Pass {
 impl Pass {
     pub(super) const NONE: Self = Self {
         scope: Scope::All,
-        left_alone: [0; WORDS],
+        left_alone: Marks::NONE,
         ring: 0,
         left: None,
         harvested: 0,
@@ -56,17 +57,8 @@ impl Pass {
     };
 
     fn is_left_alone(&self, ring: usize) -> bool {
-        let (word, bit) = place(ring);
-        self.left_alone
-            .get(word)
-            .is_some_and(|word| word & bit != 0)
+        self.left_alone.contains(ring)
     }
-}
-
-fn place(ring: usize) -> (usize, u64) {
-    let bits = u64::BITS as usize;
-    let bit = 1u64.wrapping_shl(ring as u32 % u64::BITS);
-    (ring.checked_div(bits).unwrap_or(0), bit)
 }
 
 /// The rings that a controller plans with, at the beginning of a pass and after a look at each. The
@@ -75,7 +67,7 @@ fn place(ring: usize) -> (usize, u64) {
 pub struct PassRings<'p, M> {
     rings: &'p [Ring<M>],
     scope: Scope,
-    left_alone: &'p mut [u64; WORDS],
+    left_alone: &'p mut Marks<WORDS>,
     /// The plan read the rings.
     was_read: bool,
 }
@@ -141,14 +133,7 @@ impl<'p, M: EntryMemory> PassRings<'p, M> {
 
     /// Leaves ring `ring` alone in this pass, if the scope allows it; returns whether it does.
     pub fn leave(&mut self, ring: usize) -> bool {
-        let (word, bit) = place(ring);
-        match self.left_alone.get_mut(word) {
-            Some(word) if self.scope == Scope::Planned => {
-                *word |= bit;
-                true
-            }
-            _ => false,
-        }
+        self.scope == Scope::Planned && self.left_alone.set(ring)
     }
 }
 

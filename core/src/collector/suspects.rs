@@ -9,6 +9,7 @@ use heapless::Vec;
 
 use crate::bounded;
 use crate::entry::{DirtyGfn, SlotId};
+use crate::marks::Marks;
 
 /// Suspects that a collector remembers at most, in pages (64 KiB of memory). An interrupted reset makes
 /// 127 at most for each ring.
@@ -50,28 +51,17 @@ impl Suspects {
         if self.pages.is_empty() {
             return;
         }
-        let mut dropped = [0u64; WORDS];
+        let mut dropped = Marks::<WORDS>::NONE;
         for page in pages {
-            if let Ok(at) = self.pages.binary_search(page)
-                && let Some((word, bit)) = place(&mut dropped, at)
-            {
-                *word |= bit;
+            if let Ok(at) = self.pages.binary_search(page) {
+                dropped.set(at);
             }
         }
-        bounded::retain(&mut self.pages, |at, _| {
-            place(&mut dropped, at).is_none_or(|(word, bit)| *word & bit == 0)
-        });
+        bounded::retain(&mut self.pages, |at, _| !dropped.contains(at));
     }
 
     /// Drops those of `slot`, which was removed, or whose pages were all protected again.
     pub(super) fn drop_slot(&mut self, slot: SlotId) {
         bounded::retain(&mut self.pages, |_, page| page.slot != slot);
     }
-}
-
-fn place(words: &mut [u64; WORDS], at: usize) -> Option<(&mut u64, u64)> {
-    let bits = u64::BITS as usize;
-    let bit = 1u64.wrapping_shl(at as u32 % u64::BITS);
-    let word = words.get_mut(at.checked_div(bits)?)?;
-    Some((word, bit))
 }
