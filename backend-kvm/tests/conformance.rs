@@ -1,6 +1,8 @@
 //! The KVM backend under the core's conformance kit, on real rings.
 #![cfg(target_arch = "x86_64")]
 
+mod support;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -86,16 +88,7 @@ impl Subject for RealVm {
             std::thread::yield_now();
         }
         params.set(0, 0).unwrap();
-        // A vCPU that was kicked in the middle of its last write may be kicked again before it goes on:
-        // only counts that agree several times show that it idles.
-        let mut agreed = 0;
-        let mut before = self.running.page_writes().unwrap();
-        while agreed < 5 {
-            std::thread::sleep(Duration::from_millis(1));
-            let now = self.running.page_writes().unwrap();
-            agreed = if now == before { agreed + 1 } else { 0 };
-            before = now;
-        }
+        support::wait_until_idle(&self.running);
     }
 
     fn take_published(&mut self, vcpu: usize, page: u32) -> u32 {

@@ -37,13 +37,7 @@ fn logged(ring_entries: u32) -> Option<Logged> {
     let guest = Guest::new(&kvm, config).unwrap();
     let mut rings = support.enable(guest.vm(), ring_entries).unwrap();
     let size = rings.size();
-    for slot in guest.data_slots() {
-        rings.add_slot(slot.memory_slot()).unwrap();
-    }
-    let vcpus = guest.create_vcpus().unwrap();
-    for vcpu in &vcpus {
-        rings.add_vcpu(vcpu.fd()).unwrap();
-    }
+    let vcpus = support::register(&mut rings, &guest);
     let tracker = Tracker::new(rings).unwrap();
     let handles = [0, 1].map(|vcpu| tracker.vcpu(vcpu).unwrap());
     let running =

@@ -12,7 +12,9 @@ use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::size::RingSize;
 use dirty_ring_core::time::Micros;
 use dirty_ring_guest::{Guest, GuestConfig, RunningGuest};
-use dirty_ring_kvm::{Error, MemorySlot, PageSink, SinkError, SinkFailure, Tracker, no_kick};
+use dirty_ring_kvm::{
+    Error, MemorySlot, PageSink, ReaperHandle, SinkError, SinkFailure, Tracker, no_kick,
+};
 
 use support::{Copies, Copying, kvm, pages, stale_pages, wait_for_a_round, word};
 
@@ -42,13 +44,7 @@ impl Tracked {
         let guest = Guest::new(&kvm, config).unwrap();
         let mut rings = support.enable(guest.vm(), 1024).unwrap();
         let size = rings.size();
-        for slot in guest.data_slots() {
-            rings.add_slot(slot.memory_slot()).unwrap();
-        }
-        let vcpus = guest.create_vcpus().unwrap();
-        for vcpu in &vcpus {
-            rings.add_vcpu(vcpu.fd()).unwrap();
-        }
+        let vcpus = support::register(&mut rings, &guest);
         let tracker = Tracker::with_ring_full_mode(rings, mode).unwrap();
         let handles = [0, 1].map(|vcpu| tracker.vcpu(vcpu).unwrap());
         let errors = Arc::<AtomicU64>::default();
@@ -81,6 +77,11 @@ impl Tracked {
 
     fn sink(&self) -> Copying {
         Copying::new(&self.guest, &self.copies)
+    }
+
+    fn start_reaper(&self) -> ReaperHandle {
+        let policy = Policy::deadline(self.size);
+        self.tracker.reaper(self.sink()).start(policy).unwrap()
     }
 
     /// Copies all memory, as the first round of a migration does.
@@ -140,11 +141,7 @@ fn reapers_follow_each_other_hundreds_of_times_under_running_vcpus_with_logging_
                 wait_for_a_round(&vm.guest, 1, PAGES);
             }
         }
-        let reaper = vm
-            .tracker
-            .reaper(vm.sink())
-            .start(Policy::deadline(vm.size))
-            .unwrap();
+        let reaper = vm.start_reaper();
         vm.is_complete();
         assert!(vm.tracker.stats().unwrap().ring_fulls() > 0);
         assert_eq!(vm.errors.load(Ordering::Relaxed), 0);
@@ -209,11 +206,7 @@ fn a_reaper_can_be_dropped_while_its_vcpus_are_on_ring_full() {
         support::wait_until("no ring is full", || vm.running.ring_fulls()[0] > before);
         drop(reaper);
     }
-    let last = vm
-        .tracker
-        .reaper(vm.sink())
-        .start(Policy::deadline(vm.size))
-        .unwrap();
+    let last = vm.start_reaper();
     vm.is_complete();
     last.stop().unwrap();
     vm.running.stop().unwrap();
@@ -276,11 +269,7 @@ fn a_sink_that_fails_or_panics_is_told_to_everybody_and_the_next_one_gets_its_pa
         assert!(stats.has_ended && stats.unpublished > 0);
         assert!(reaper.stop().is_err());
         // The guest has waited, and goes on; what the sink didn't take comes again.
-        let next = vm
-            .tracker
-            .reaper(vm.sink())
-            .start(Policy::deadline(vm.size))
-            .unwrap();
+        let next = vm.start_reaper();
         wait_for_a_round(&vm.guest, 1, PAGES);
         vm.is_complete();
         next.stop().unwrap();
@@ -317,11 +306,7 @@ fn a_listener_that_panics_is_an_error_at_the_next_ring_full_until_the_reaper_is_
         vm.errors.load(Ordering::Relaxed) > 0
     });
     assert!(matches!(reaper.stop().unwrap_err(), Error::Panicked(_)));
-    let next = vm
-        .tracker
-        .reaper(vm.sink())
-        .start(Policy::deadline(vm.size))
-        .unwrap();
+    let next = vm.start_reaper();
     wait_for_a_round(&vm.guest, 0, PAGES);
     vm.is_complete();
     next.stop().unwrap();
@@ -382,11 +367,7 @@ fn what_a_vcpu_writes_to_a_slot_that_goes_away_is_no_lost_page() {
     };
     vm.guest.set_logging(true).unwrap();
     vm.write();
-    let reaper = vm
-        .tracker
-        .reaper(vm.sink())
-        .start(Policy::deadline(vm.size))
-        .unwrap();
+    let reaper = vm.start_reaper();
     // The vCPUs write on while the tracker forgets their slots.
     vm.tracker
         .update_memory(|memory| {

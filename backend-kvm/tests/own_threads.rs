@@ -34,9 +34,7 @@ fn tracked() -> Option<Tracked> {
     let guest = Guest::new(&kvm, config).unwrap();
     let mut rings = support.enable(guest.vm(), 1024).unwrap();
     let size = rings.size();
-    rings.add_slot(guest.data_slots()[0].memory_slot()).unwrap();
-    let vcpus = guest.create_vcpus().unwrap();
-    rings.add_vcpu(vcpus[0].fd()).unwrap();
+    let vcpus = support::register(&mut rings, &guest);
     let tracker = Tracker::new(rings).unwrap();
     let ring = tracker.vcpu(0).unwrap();
     let running = RunningGuest::start(vcpus, move |_| ring.on_ring_full().map(|_| ())).unwrap();

@@ -42,9 +42,7 @@ fn a_guest_lives_on_after_its_ring_overran() {
         let guest = Guest::new(&kvm, config).unwrap();
         let mut rings = support.enable(guest.vm(), 1024).unwrap();
         let size = rings.size();
-        rings.add_slot(guest.data_slots()[0].memory_slot()).unwrap();
-        let vcpus = guest.create_vcpus().unwrap();
-        rings.add_vcpu(vcpus[0].fd()).unwrap();
+        let vcpus = support::register(&mut rings, &guest);
         let tracker = Tracker::new(rings).unwrap();
         let failed = Arc::<AtomicBool>::default();
         let ring_fulls = Arc::<AtomicU64>::default();
@@ -142,13 +140,7 @@ fn a_resync_of_sound_rings_under_running_vcpus_loses_nothing() {
     let guest = Guest::new(&kvm, config).unwrap();
     let mut rings = support.enable(guest.vm(), 4096).unwrap();
     let size = rings.size();
-    for slot in guest.data_slots() {
-        rings.add_slot(slot.memory_slot()).unwrap();
-    }
-    let vcpus = guest.create_vcpus().unwrap();
-    for vcpu in &vcpus {
-        rings.add_vcpu(vcpu.fd()).unwrap();
-    }
+    let vcpus = support::register(&mut rings, &guest);
     let tracker = Tracker::new(rings).unwrap();
     let handles = [0, 1].map(|vcpu| tracker.vcpu(vcpu).unwrap());
     let running =

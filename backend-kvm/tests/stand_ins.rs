@@ -239,6 +239,7 @@ fn a_micro_vm_vmm_takes_diff_snapshots_without_any_thread_of_its_own_for_it() {
     for params in vm.guest.params() {
         params.set(0, 0).unwrap();
     }
+    support::wait_until_idle(&vm.running);
     vm.copy_rest();
     assert_eq!(vm.copy_rest(), 0);
     assert_eq!(vm.tracker.stats().unwrap().passes, 0);

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use dirty_ring_core::controller::Policy;
 use dirty_ring_core::entry::DirtyGfn;
 use dirty_ring_core::time::Micros;
-use dirty_ring_guest::{Guest, GuestConfig, GuestRam, ReapedGuest, Reaping};
-use dirty_ring_kvm::{MemorySlot, PageSink, SinkFailure, Support};
+use dirty_ring_guest::{
+    Guest, GuestConfig, GuestRam, GuestVcpu, ReapedGuest, Reaping, RunningGuest,
+};
+use dirty_ring_kvm::{KvmRings, MemorySlot, PageSink, SinkFailure, Support};
 use kvm_ioctls::Kvm;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -39,6 +41,18 @@ pub(crate) fn kvm() -> Option<(Kvm, Support)> {
             None
         }
     }
+}
+
+/// Registers the data slots of `guest` with `rings`, then its vCPUs, which it creates.
+pub(crate) fn register(rings: &mut KvmRings, guest: &Guest) -> Vec<GuestVcpu> {
+    for slot in guest.data_slots() {
+        rings.add_slot(slot.memory_slot()).unwrap();
+    }
+    let vcpus = guest.create_vcpus().unwrap();
+    for vcpu in &vcpus {
+        rings.add_vcpu(vcpu.fd()).unwrap();
+    }
+    vcpus
 }
 
 /// Starts a guest with a reaper that reaps every `wait`.
@@ -81,6 +95,20 @@ pub(crate) fn is_dirty(guest: &Guest, address: GuestAddress) -> bool {
 pub(crate) fn wait_until_written(guest: &Guest, vcpu: usize, count: u64) {
     let last = pages(guest, vcpu, count).last().unwrap();
     wait_until("the guest doesn't write", || word(guest, last) != 0);
+}
+
+/// Waits until the vCPUs, which were told to write no more, have ended their last writes.
+pub(crate) fn wait_until_idle(running: &RunningGuest) {
+    // A vCPU that was kicked in the middle of its last write may be kicked again before it goes on:
+    // only counts that agree several times show that it idles.
+    let mut agreed = 0;
+    let mut before = running.page_writes().unwrap();
+    wait_until("the guest writes on", || {
+        let now = running.page_writes().unwrap();
+        agreed = if now == before { agreed + 1 } else { 0 };
+        before = now;
+        agreed == 5
+    });
 }
 
 /// Waits until `vcpu` has gone once more round its first `count` pages.
